@@ -1,0 +1,147 @@
+"""The configuration of an evaluation: its keys, their types and defaults, and how it is read.
+
+A file is YAML; ``key=value`` words on the command line replace single entries by their dotted path, their value
+read as YAML too. What the names in it mean (operators, solvers, ...) is checked by :mod:`ipsolve.experiment`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ipsolve.errors import RequestError
+from ipsolve.metrics.base import Weights
+from ipsolve.priors.unet import Precision
+from ipsolve.validation import build
+
+# names become folders and hive keys: nothing that leaves a folder, hides, or is read back as a number
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,63}$")]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+Seed = Annotated[int, Field(ge=0, strict=True)]
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Compute:
+    """Where and how the work is done; of these only ``precision`` belongs to the numbers.
+
+    Args:
+        num_actors: solver processes; ``auto``: one per GPU share, without GPUs one per ``cpus_per_actor`` cores.
+        gpus_per_actor: may be a fraction, so that actors share a GPU; ``auto``: 1 where there are GPUs, else 0.
+        cpus_per_actor: cores of an actor, and its torch threads; ``auto``: an eighth of the machine, at least 1.
+        batch_size: images solved together.
+        precision: of the networks' arithmetic; float64 makes images float64 as well.
+    """
+
+    num_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    gpus_per_actor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    cpus_per_actor: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    precision: Precision = "float32"
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Tracking:
+    """Where MLflow keeps the run; ``uri`` null is a SQLite file in the output folder."""
+
+    uri: str | None = None
+    experiment: str = "ipsolve"
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Config:
+    """One evaluation: every task by every solver over the images of ``data``.
+
+    Args:
+        name: of the run, its folder under ``output``.
+        data: ``source``, ``limit`` and what else the kind of source takes.
+        prior: ``prior`` (its kind) and the kind's own keys.
+        tasks: a name of your choice: ``operator``, ``noise_std``, and the operator's own keys.
+        solvers: a name of your choice: ``solver`` and the solver's hyper-parameters.
+        seed: one seed, or several for repeated measurements.
+        baseline: the solver that the others are compared with.
+        metrics: of images and of sets.
+        published: a YAML file of published figures to print beside the measured ones.
+        output: the folder of runs, local or a URI that pyarrow can open.
+    """
+
+    name: RunName
+    data: dict[str, Any]
+    prior: dict[str, Any]
+    tasks: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    solvers: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    seed: Seed | Annotated[list[Seed], Field(min_length=1)] = 0
+    baseline: str | None = None
+    metrics: list[str] = dataclasses.field(default_factory=lambda: ["psnr", "ssim", "lpips", "fid", "kid", "fd_prior"])
+    weights: Weights = dataclasses.field(default_factory=Weights)
+    published: str | None = None
+    compute: Compute = dataclasses.field(default_factory=Compute)
+    output: str = "runs"
+    tracking: Tracking = dataclasses.field(default_factory=Tracking)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, each once."""
+        return list(dict.fromkeys([self.seed] if isinstance(self.seed, int) else self.seed))
+
+    @property
+    def run_location(self) -> str:
+        """The folder of this run."""
+        return f"{self.output.rstrip('/')}/{self.name}"
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Return the configuration in a YAML file, with ``overrides`` applied.
+
+    Args:
+        overrides: words such as ``solvers.resample.num_steps=100`` or ``seed=[0,1]``.
+
+    Raises:
+        RequestError: the file is missing or not YAML, or a key or value in it is wrong.
+    """
+    mapping = read_yaml(path)
+    for word in overrides:
+        _override(mapping, word)
+    return build(Config, mapping, "config")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file; RequestError if there is none."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RequestError(f"cannot read the configuration {str(path)!r}: {reason}") from None
+    except yaml.YAMLError as error:
+        raise RequestError(f"{path} is not YAML: {_one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise RequestError(f"{path} must hold a mapping of keys to values")
+    return content
+
+
+def _override(mapping: dict[str, Any], word: str) -> None:
+    key, separator, text = word.partition("=")
+    if not separator or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        raise RequestError(f"override {word!r} must look like key=value or section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RequestError(f"override {word!r}: its value is not YAML: {_one_line(error)}") from None
+    *sections, last = key.split(".")
+    for section in sections:
+        if mapping.get(section) is None:
+            mapping[section] = {}
+        mapping = mapping[section]
+        if not isinstance(mapping, dict):
+            raise RequestError(f"override {word!r}: {section!r} is a value, it has no keys")
+    mapping[last] = value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,6 @@
+"""Where images come from: the procedural portraits, files, Parquet, Hugging Face data sets."""
+
+from ipsolve.datasets.base import ImageError, Source
+from ipsolve.datasets.opening import open_source
+
+__all__ = ["ImageError", "Source", "open_source"]

@@ -1,0 +1,61 @@
+"""What a source of images is."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+
+class ImageError(ValueError):
+    """One image cannot be read; its message is the reason, in one line. The others are not affected."""
+
+
+class Source(ABC):
+    """An ordered, finite collection of images, read by index.
+
+    A source is cheap to construct and to pickle: it holds names, never pixels.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images, readable or not."""
+
+    @abstractmethod
+    def image_ids(self, indices: Sequence[int]) -> list[str]:
+        """Return the identifiers of some images: unique in the source, the same on every machine."""
+
+    @abstractmethod
+    def load(self, index: int, size: int) -> Image:
+        """Return one image as RGB, (size, size, 3) uint8.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+
+    def load_batch(self, indices: Sequence[int], size: int) -> list[Image | ImageError]:
+        """Return images in the order of ``indices``; in the place of an unreadable one stands its error."""
+        loaded: list[Image | ImageError] = []
+        for index in indices:
+            try:
+                loaded.append(self.load(index, size))
+            except ImageError as error:
+                loaded.append(error)
+        return loaded
+
+    @abstractmethod
+    def describe(self) -> dict[str, str | int]:
+        """Return what a run records of its data: ``kind``, ``n``, ``digest`` and what defines the source."""
+
+
+def digest(parts: Iterable[object]) -> str:
+    """Return 16 hexadecimal digits that change when any of ``parts`` (or their order) changes."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        state.update(f"{part}\x1f".encode())
+    return state.hexdigest()

@@ -1,0 +1,94 @@
+"""From the bytes of an image file to pixels, by one stated method.
+
+Read are PNG, JPEG and WebP, recognised by their content. The first frame, turned as EXIF says, becomes 8-bit RGB
+(16-bit grey is divided by 257; transparency is composited on black; CMYK and palettes by Pillow). One image per
+file: the largest centred square, resized with Pillow's BICUBIC filter, which widens with the scale when shrinking
+(antialiased; Catmull-Rom, a = -0.5).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageOps, UnidentifiedImageError
+
+from ipsolve.datasets.base import Image, ImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 100_000_000
+_EXIF_ORIENTATION = 0x0112
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I")
+
+
+@contextmanager
+def _opened(file: Path | BinaryIO) -> Iterator[Pillow.Image]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # the limit below is the one that holds
+            with Pillow.open(file, formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise ImageError(f"{width} x {height} pixels; at most {MAX_PIXELS} are read")
+                yield image
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("not a PNG, JPEG or WebP image") from None
+    except Exception as error:  # decoders raise nearly everything on damaged bytes, and one image must not end a run
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{type(error).__name__}: {reason}") from error
+
+
+def upright_size(file: Path | BinaryIO) -> tuple[int, int]:
+    """Return (width, height) after EXIF rotation, reading the header alone.
+
+    Raises:
+        ImageError: it is not an image that is read here.
+    """
+    with _opened(file) as image:
+        width, height = image.size
+        quarter_turn = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+        return (height, width) if quarter_turn else (width, height)
+
+
+def read_rgb(file: Path | BinaryIO) -> Pillow.Image:
+    """Return an image upright and as 8-bit RGB, at its own size.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    with _opened(file) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _to_rgb(image: Pillow.Image) -> Pillow.Image:
+    if image.mode in _SIXTEEN_BIT:
+        grey = np.asarray(image).astype(np.float64)
+        return Pillow.fromarray(np.clip(np.round(grey / 257), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Pillow.alpha_composite(Pillow.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def centre_square(image: Pillow.Image, size: int) -> Image:
+    """Return the largest centred square of ``image``, resized: (size, size, 3) uint8."""
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return resize(image, size, size, (left, top, left + side, top + side))
+
+
+def resize(image: Pillow.Image, width: int, height: int, box: tuple[int, int, int, int] | None = None) -> Image:
+    """Return (a box of) ``image`` resized with the antialiased bicubic filter, (height, width, 3) uint8."""
+    part = image.crop(box) if box else image
+    if part.size != (width, height):
+        part = part.resize((width, height), Pillow.Resampling.BICUBIC)
+    return np.array(part, dtype=np.uint8)

@@ -1,0 +1,204 @@
+"""A configuration whose every name has become an object: all that can be wrong with a request is found here.
+
+The unit of an experiment is a *cell*: one solver on one task with one seed. Its hash is of everything its numbers
+depend on except the images asked for, so that a run can be extended by images, and a changed setting is another cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ipsolve.config import Config
+from ipsolve.datasets import Source, open_source
+from ipsolve.errors import RequestError
+from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
+from ipsolve.operators.base import OperatorSpec
+from ipsolve.operators.noise import Noise
+from ipsolve.operators.tasks import describe_task, parse_task
+from ipsolve.priors import PriorSpec, PriorSummary, prior_spec
+from ipsolve.registry import did_you_mean
+from ipsolve.solvers import Solver, parse_solver
+from ipsolve.validation import field_names
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One solver on one task with one seed; the cell of the ground truth itself has neither task nor solver."""
+
+    task: str
+    solver: str
+    seed: int
+    hash: str
+
+    @property
+    def is_reference(self) -> bool:
+        return not self.solver
+
+    def __str__(self) -> str:
+        return "references" if self.is_reference else f"{self.task} / {self.solver} / seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked evaluation. Make it with :meth:`of`."""
+
+    config: Config
+    source: Source
+    prior: PriorSpec
+    prior_summary: PriorSummary
+    tasks: Mapping[str, tuple[OperatorSpec, Noise]]
+    solvers: Mapping[str, Solver]
+
+    @classmethod
+    def of(cls, config: Config) -> Experiment:
+        """Return the experiment that ``config`` describes.
+
+        Raises:
+            RequestError: a name, value, path, shape or weight file in it is wrong, or its parts do not fit together.
+        """
+        prior = prior_spec(config.prior)
+        tasks = {name: parse_task(mapping, f"tasks.{name}") for name, mapping in config.tasks.items()}
+        solvers = {name: parse_solver(mapping, f"solvers.{name}") for name, mapping in config.solvers.items()}
+        summary = prior.summary()
+        source = open_source(config.data, summary.image_shape[-1])
+        experiment = cls(config, source, prior, summary, tasks, solvers)
+        experiment._check()
+        return experiment
+
+    def _check(self) -> None:
+        if self.config.baseline is not None and self.config.baseline not in self.solvers:
+            hint = did_you_mean(self.config.baseline, self.solvers)
+            raise RequestError(
+                f"baseline: no solver {self.config.baseline!r}{hint}; allowed: {', '.join(self.solvers)}"
+            )
+        if re.search(r"://[^/@]*:[^/@]*@", self.config.tracking.uri or ""):
+            raise RequestError(
+                "tracking.uri: must not hold a password, it would be recorded; "
+                "allowed: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+            )
+        if self.config.published is not None and not Path(self.config.published).is_file():
+            raise RequestError(f"published: file {self.config.published} does not exist")
+        for name in self.config.metrics:
+            if name not in METRICS and name not in SET_METRICS:
+                allowed = [*METRICS, *SET_METRICS]
+                raise RequestError(
+                    f"metrics: unknown metric {name!r}{did_you_mean(name, allowed)}; allowed: {', '.join(allowed)}"
+                )
+        _, height, width = self.prior_summary.image_shape
+        if height != width:
+            raise RequestError(f"prior: images must be square, this prior's are {height} x {width}")
+        for task, (spec, noise) in self.tasks.items():
+            _at(f"tasks.{task}", spec.check, self.prior_summary.image_shape)
+            for name, solver in self.solvers.items():
+                _at(f"solvers.{name} on tasks.{task}", solver.check, spec, self.prior_summary.latent, noise.std)
+        ids = self.image_ids
+        if not ids:
+            raise RequestError("data.limit: must be 1 or more, or null for all images")
+        if len(set(ids)) < len(ids):
+            raise RequestError("data: two images have the same image_id")
+        blank = torch.zeros(1, *self.prior_summary.image_shape)
+        for name in self.metrics:
+            _at(f"metrics: {name}", METRICS[name](self.config.weights), blank, blank)
+        self.prior.load("cpu", self.config.compute.precision)  # a weight of the wrong shape shows only here
+
+    @property
+    def image_size(self) -> int:
+        return self.prior_summary.image_shape[-1]
+
+    @cached_property
+    def image_ids(self) -> list[str]:
+        """The ids of all images asked for, by their index in the source: its first ``data.limit``."""
+        limit = self.config.data.get("limit")
+        return list(self.source.image_ids(range(len(self.source) if limit is None else min(limit, len(self.source)))))
+
+    @cached_property
+    def missing_metrics(self) -> dict[str, str]:
+        """The metrics asked for that cannot be computed here, and the way to get them."""
+        needs = {name: SET_METRICS[name].features for name in self.config.metrics if name in SET_METRICS}
+        reasons = {name: FEATURES[feature](self.config.weights).unavailable() for name, feature in needs.items()}
+        reasons |= {
+            name: METRICS[name](self.config.weights).unavailable() for name in self.config.metrics if name in METRICS
+        }
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of images that are asked for and can be computed."""
+        return [name for name in self.config.metrics if name in METRICS and name not in self.missing_metrics]
+
+    @property
+    def features(self) -> list[str]:
+        """The feature extractors that the metrics of sets need and that can be computed."""
+        sets = [name for name in self.config.metrics if name in SET_METRICS and name not in self.missing_metrics]
+        return list(dict.fromkeys(SET_METRICS[name].features for name in sets))
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All cells: every task by every solver by every seed."""
+        common = {"prior": self.prior.fingerprint(), "data": self._images, "precision": self.config.compute.precision}
+        return [
+            Cell(
+                task,
+                name,
+                seed,
+                _hash({**common, "names": [task, name], "task": describe_task(*self.tasks[task]),
+                       "solver": _describe(self.solvers[name], "solver"), "seed": seed}),
+            )
+            for task in self.tasks
+            for name in self.solvers
+            for seed in self.config.seeds
+        ]  # fmt: skip
+
+    @cached_property
+    def reference_cell(self) -> Cell:
+        """The pseudo-cell of the ground truth: it is read and described by features like any reconstruction."""
+        return Cell(
+            "", "", 0, _hash({"data": self._images, "size": self.image_size, "features": sorted(self.features)})
+        )
+
+    @property
+    def _images(self) -> dict[str, Any]:
+        return {key: value for key, value in self.config.data.items() if key != "limit"}
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the configuration with every default written out; running it gives the same numbers."""
+        return dataclasses.asdict(self.config) | {
+            "prior": _describe(self.prior, "prior"),
+            "tasks": {name: describe_task(*task) for name, task in self.tasks.items()},
+            "solvers": {name: _describe(solver, "solver") for name, solver in self.solvers.items()},
+        }
+
+
+def image_dtype(precision: str) -> torch.dtype:
+    """Return the dtype of images in an evaluation: float64 only where everything is."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def _describe(part: Any, kind: str) -> dict[str, Any]:
+    fields = {name: getattr(part, name) for name in field_names(type(part))}
+    return {
+        kind: part.name,
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()},
+    }
+
+
+def _at(where: str, check: Any, *arguments: Any) -> Any:
+    try:
+        return check(*arguments)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error}") from None
+
+
+def _hash(identity: Mapping[str, Any]) -> str:
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,18 @@
+"""Metrics: of each image (METRICS), of sets of images (SET_METRICS), and the networks behind the latter (FEATURES)."""
+
+from ipsolve.metrics import distances, features, fidelity, perceptual
+from ipsolve.metrics.base import FEATURES, METRICS, SET_METRICS, FeatureExtractor, Metric, SetMetric, Weights
+
+__all__ = [
+    "FEATURES",
+    "METRICS",
+    "SET_METRICS",
+    "FeatureExtractor",
+    "Metric",
+    "SetMetric",
+    "Weights",
+    "distances",
+    "features",
+    "fidelity",
+    "perceptual",
+]

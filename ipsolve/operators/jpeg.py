@@ -1,0 +1,80 @@
+"""JPEG-like compression: coarse cosine coefficients."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+import numpy as np
+import scipy.fft
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape, require
+from ipsolve.randomness import ImageRng
+
+# ITU-T T.81 (JPEG) tables K.1 and K.2, and the RGB to YCbCr matrix of JFIF 1.02
+_LUMA = """16 11 10 16 24 40 51 61  12 12 14 19 26 58 60 55  14 13 16 24 40 57 69 56  14 17 22 29 51 87 80 62
+18 22 37 56 68 109 103 77  24 35 55 64 81 104 113 92  49 64 78 87 103 121 120 101  72 92 95 98 112 100 103 99"""
+_CHROMA = """17 18 24 47 99 99 99 99  18 21 26 66 99 99 99 99  24 26 56 99 99 99 99 99  47 66 99 99 99 99 99 99
+99 99 99 99 99 99 99 99  99 99 99 99 99 99 99 99  99 99 99 99 99 99 99 99  99 99 99 99 99 99 99 99"""
+_YCBCR = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+
+
+class BlockQuantisation(Operator):
+    """y is x after rounding its 8 x 8 cosine coefficients in YCbCr to multiples of the JPEG tables.
+
+    Rounding passes its gradient straight through. Chroma is not subsampled and y is not rounded to bytes.
+
+    Args:
+        image_shape: (3, H, W) with sides divisible by 8.
+        quality: 1 to 100, on the scale of libjpeg.
+    """
+
+    def __init__(self, image_shape: Shape, quality: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.image_shape = self.measurement_shape = image_shape
+        tables = np.array([_LUMA.split(), _CHROMA.split(), _CHROMA.split()], dtype=np.float64).reshape(3, 1, 1, 8, 8)
+        scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+
+        def tensor(array: object) -> Tensor:
+            return torch.tensor(array, dtype=dtype, device=device)
+
+        self._steps = tensor(np.clip((tables * scale + 50) // 100, 1, 255))
+        self._dct = tensor(scipy.fft.dct(np.eye(8), axis=0, norm="ortho"))
+        self._to_ycbcr, self._to_rgb = tensor(_YCBCR), tensor(np.linalg.inv(np.array(_YCBCR)))
+
+    def select(self, rows: Tensor) -> Self:
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, height, width = self.image_shape
+        # 127.5 (x + 1) - 128, JPEG's level shift; the rows of the matrix for chroma sum to 0 and so drop it
+        pixels = torch.einsum("kc,bchw->bkhw", self._to_ycbcr, 127.5 * x - 0.5)
+        blocks = pixels.reshape(-1, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
+        coefficients = self._dct @ blocks @ self._dct.mT / self._steps
+        rounded = coefficients + (coefficients.round() - coefficients).detach()
+        blocks = self._dct.mT @ (rounded * self._steps) @ self._dct
+        pixels = blocks.transpose(3, 4).reshape(-1, channels, height, width)
+        return (torch.einsum("kc,bchw->bkhw", self._to_rgb, pixels) + 0.5) / 127.5
+
+
+@OPERATORS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Jpeg(OperatorSpec):
+    """y is x as JPEG would keep it at ``quality`` (1 to 100, on the scale of libjpeg), without chroma subsampling."""
+
+    name: ClassVar[str] = "jpeg"
+    linear: ClassVar[bool] = False
+    quality: Annotated[int, Field(ge=1, le=100)] = 10
+
+    def check(self, image_shape: Shape) -> None:
+        channels, height, width = image_shape
+        require(
+            channels == 3 and height % 8 == 0 and width % 8 == 0,
+            f"jpeg needs images of 3 channels with sides divisible by 8, not {channels}x{height}x{width}",
+        )
+
+    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> BlockQuantisation:
+        self.check(image_shape)
+        return BlockQuantisation(image_shape, self.quality, dtype, rng.device)

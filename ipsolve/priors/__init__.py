@@ -1,0 +1,37 @@
+"""Diffusion priors."""
+
+from ipsolve.priors.base import MeteredPrior, Prior
+from ipsolve.priors.gaussian_mixture import GaussianMixture
+from ipsolve.priors.latent import LatentPrior, LatentSpec
+from ipsolve.priors.mixture import MixturePrior, MixtureSpec
+from ipsolve.priors.pixel import PixelPrior, PixelSpec
+from ipsolve.priors.schedules import DiscreteSchedule, Edm, FlowMatching, Level, Schedule, cosine, linear, scaled_linear
+from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary, load_prior, prior_spec, prior_summary
+from ipsolve.priors.unet import Execution
+
+__all__ = [
+    "PRIORS",
+    "DiscreteSchedule",
+    "Edm",
+    "Execution",
+    "FlowMatching",
+    "GaussianMixture",
+    "LatentPrior",
+    "LatentSpec",
+    "Level",
+    "MeteredPrior",
+    "MixturePrior",
+    "MixtureSpec",
+    "PixelPrior",
+    "PixelSpec",
+    "Prior",
+    "PriorSpec",
+    "PriorSummary",
+    "Schedule",
+    "cosine",
+    "linear",
+    "load_prior",
+    "prior_spec",
+    "prior_summary",
+    "scaled_linear",
+]

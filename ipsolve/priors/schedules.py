@@ -1,0 +1,175 @@
+"""Noise schedules: x_t = alpha_t x_0 + sigma_t eps, whatever (alpha, sigma) may be.
+
+Variance preserving, variance exploding and flow matching differ in these two functions alone; solvers are written
+for any of them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipsolve.errors import RequestError
+
+
+class Level(NamedTuple):
+    """One noise level. ``time`` is what the denoiser was trained to read; x_t = alpha x_0 + sigma eps."""
+
+    time: float
+    alpha: float
+    sigma: float
+
+    @property
+    def ratio(self) -> float:
+        """sigma / alpha: the noise std of x_t / alpha, the level in variance-exploding terms; inf for pure noise."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+
+class Schedule(ABC):
+    """A noise schedule."""
+
+    @abstractmethod
+    def level(self, time: float) -> Level:
+        """Return the level at ``time`` (fractional times allowed)."""
+
+    @abstractmethod
+    def levels(self, num_steps: int) -> list[Level]:
+        """Return ``num_steps`` levels from the noisiest down, and after them the level at which sampling ends.
+
+        Raises:
+            RequestError: ``num_steps`` is not possible on this schedule.
+        """
+
+    @abstractmethod
+    def at_ratio(self, ratio: float) -> Level:
+        """Return the level whose sigma / alpha is ``ratio`` (clipped to the range of the schedule)."""
+
+
+@dataclass(frozen=True)
+class DiscreteSchedule(Schedule):
+    """A table of cumulative alphas: alpha_t = sqrt(alphas_cumprod[t]), sigma_t = sqrt(1 - alphas_cumprod[t]).
+
+    ``levels`` follows DDIM's leading spacing with an offset, the grid of the CompVis sampler: times
+    floor(i N / S) + offset, so that S = 500, N = 1000, offset 1 gives 999, 997, ..., 1. Sampling ends at
+    entry 0 of the table, or at the clean image if ``end_clean`` (Song et al. 2021, arXiv 2010.02502;
+    ``set_alpha_to_one`` in diffusers).
+    With as many steps as there are times every time is used and the end is clean. Between two times log(sigma / alpha)
+    is linear, so that ``at_ratio`` inverts ``level`` exactly.
+    """
+
+    alphas_cumprod: tuple[float, ...]
+    steps_offset: int = 1
+    end_clean: bool = False
+
+    @cached_property
+    def _log_ratios(self) -> NDArray[np.float64]:
+        table = np.asarray(self.alphas_cumprod)
+        return np.asarray(0.5 * (np.log1p(-table) - np.log(table)))
+
+    @cached_property
+    def _times(self) -> NDArray[np.float64]:
+        return np.arange(len(self.alphas_cumprod), dtype=np.float64)
+
+    def level(self, time: float) -> Level:
+        if time < 0:
+            return Level(-1.0, 1.0, 0.0)
+        ratio = math.exp(np.interp(time, self._times, self._log_ratios))
+        alpha = 1 / math.hypot(1.0, ratio)
+        return Level(float(time), alpha, ratio * alpha)
+
+    def levels(self, num_steps: int) -> list[Level]:
+        n = len(self.alphas_cumprod)
+        if not 1 <= num_steps <= n:
+            raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 to {n}")
+        offset = self.steps_offset if num_steps < n else 0
+        times = [min(i * n // num_steps + offset, n - 1) for i in reversed(range(num_steps))]
+        end = -1 if self.end_clean or times[-1] == 0 else 0
+        return [self.level(time) for time in [*times, end]]
+
+    def at_ratio(self, ratio: float) -> Level:
+        return self.level(float(np.interp(math.log(max(ratio, 1e-30)), self._log_ratios, self._times)))
+
+
+@dataclass(frozen=True)
+class Edm(Schedule):
+    """The variance-exploding schedule of EDM: alpha = 1, sigma = time in [sigma_min, sigma_max].
+
+    ``levels`` are evenly spaced in sigma^(1 / rho) and end at the clean image (Karras et al. 2022, arXiv 2206.00364,
+    eq. 5).
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def level(self, time: float) -> Level:
+        return Level(time, 1.0, time)
+
+    def levels(self, num_steps: int) -> list[Level]:
+        if num_steps < 1:
+            raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 and more")
+        roots = np.linspace(self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho), num_steps)
+        return [self.level(float(sigma)) for sigma in [*roots**self.rho, 0.0]]
+
+    def at_ratio(self, ratio: float) -> Level:
+        return self.level(min(max(ratio, self.sigma_min), self.sigma_max))
+
+
+@dataclass(frozen=True)
+class FlowMatching(Schedule):
+    """The straight path of flow matching: alpha = 1 - t, sigma = t, t in [0, 1] (Lipman et al. 2023, arXiv 2210.02747).
+
+    ``levels`` run evenly from pure noise, t = 1, to the clean image, t = 0; ``shift`` above 1 spends more of them on
+    high noise: t' = shift t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv 2403.03206, eq. 23).
+    """
+
+    shift: float = 1.0
+
+    def level(self, time: float) -> Level:
+        return Level(time, 1 - time, time)
+
+    def levels(self, num_steps: int) -> list[Level]:
+        if num_steps < 1:
+            raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 and more")
+        times = [1 - i / num_steps for i in range(num_steps + 1)]
+        return [self.level(self.shift * t / (1 + (self.shift - 1) * t)) for t in times]
+
+    def at_ratio(self, ratio: float) -> Level:
+        return self.level(1.0 if math.isinf(ratio) else ratio / (1 + ratio))
+
+
+def scaled_linear(
+    beta_start: float, beta_end: float, num_timesteps: int = 1000, steps_offset: int = 1, end_clean: bool = False
+) -> DiscreteSchedule:
+    """Return the schedule of latent diffusion: beta = linspace(sqrt(start), sqrt(end), N)^2 (Rombach et al. 2022)."""
+    betas = np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_timesteps) ** 2
+    return from_betas(betas, steps_offset, end_clean)
+
+
+def linear(
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    num_timesteps: int = 1000,
+    steps_offset: int = 0,
+    end_clean: bool = True,
+) -> DiscreteSchedule:
+    """Return the schedule of DDPM: beta = linspace(start, end, N) (Ho et al. 2020, arXiv 2006.11239)."""
+    return from_betas(np.linspace(beta_start, beta_end, num_timesteps), steps_offset, end_clean)
+
+
+def cosine(num_timesteps: int = 1000, steps_offset: int = 0, end_clean: bool = True) -> DiscreteSchedule:
+    """Return the cosine schedule, beta capped at 0.999 (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17)."""
+    u = np.arange(num_timesteps + 1) / num_timesteps
+    cumulative = np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    return from_betas(np.minimum(1 - cumulative[1:] / cumulative[:-1], 0.999), steps_offset, end_clean)
+
+
+def from_betas(betas: NDArray[np.float64], steps_offset: int = 0, end_clean: bool = True) -> DiscreteSchedule:
+    """Return the schedule with alphas_cumprod[t] = prod_{s <= t} (1 - beta_s); ``betas`` is (N,), each in (0, 1)."""
+    return DiscreteSchedule(tuple(np.cumprod(1 - betas).tolist()), steps_offset, end_clean)

@@ -1,0 +1,71 @@
+"""How a configuration describes a prior, and what can be known of it without loading weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from ipsolve.errors import RequestError
+from ipsolve.priors.base import Prior, Shape
+from ipsolve.priors.unet import Precision
+from ipsolve.registry import Registry
+from ipsolve.validation import build
+
+
+class PriorSummary(NamedTuple):
+    """The image shape (C, H, W) of a prior and whether it works on latents."""
+
+    image_shape: Shape
+    latent: bool
+
+
+class PriorSpec(ABC):
+    """A named prior with its parameters, as a configuration writes it. Subclasses are frozen dataclasses."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def summary(self) -> PriorSummary:
+        """Return what a plan needs to know, from configuration files alone; RequestError where they are wrong."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides the values of the prior: its parameters, configurations and weights."""
+
+    @abstractmethod
+    def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> Prior:
+        """Return the prior, its weights loaded.
+
+        Raises:
+            RequestError: something is missing, of another class or shape than allowed.
+        """
+
+
+PRIORS: Registry[PriorSpec] = Registry("prior")
+
+
+def prior_spec(config: Mapping[str, Any]) -> PriorSpec:
+    """Return the checked description of ``{"prior": NAME, ...}``, the ``prior`` section of a configuration.
+
+    Raises:
+        RequestError: an unknown name, key or value.
+    """
+    name = config.get("prior")
+    if name is None:
+        raise RequestError(f"prior.prior: is required; allowed: {', '.join(PRIORS)}")
+    return build(PRIORS[str(name)], {key: value for key, value in config.items() if key != "prior"}, "prior")
+
+
+def prior_summary(config: Mapping[str, Any]) -> PriorSummary:
+    """Return image shape and kind of a prior without loading weights; RequestError where the request is wrong."""
+    return prior_spec(config).summary()
+
+
+def load_prior(
+    config: Mapping[str, Any], device: torch.device | str = "cpu", precision: Precision = "float32"
+) -> Prior:
+    """Return the prior that ``{"prior": NAME, ...}`` describes; RequestError where the request is wrong."""
+    return prior_spec(config).load(device, precision)

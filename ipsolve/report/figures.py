@@ -1,0 +1,173 @@
+"""The figures of a report, as SVG whose ink and grid take the colours of the page they are in."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ipsolve.report.view import RunView
+from ipsolve.results import COUNTS, IMAGE_METRICS
+from ipsolve.summary import higher_is_better
+
+INK, GRID, PAPER = "#010203", "#040506", "#070809"  # stand-ins, replaced in the SVG
+# after Okabe & Ito (2008), told apart with any colour vision; markers repeat at another period
+PALETTE = ("#1f83c6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
+MARKERS = "osD^vPX*<>h"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: the page's font, searchable
+    "svg.hashsalt": "ipsolve",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+}
+
+
+def draw_figures(view: RunView) -> dict[str, str]:
+    """Return ``{name: SVG}``: ``forest_<metric>``, ``cost_seconds`` and ``cost_calls``, where there is data."""
+    drawn = {}
+    with mpl.rc_context(STYLE):
+        for metric in IMAGE_METRICS:
+            table = view.comparisons[view.comparisons["metric"] == metric]
+            if len(table):
+                drawn[f"forest_{metric}"] = _svg(_forest(view, metric, table))
+        if view.summary["psnr"].notna().any():
+            calls = view.rows.assign(calls=view.rows[list(COUNTS)].sum(axis=1))
+            drawn["cost_seconds"] = _svg(_cost(view, _cell_means(view.rows, "seconds"), "seconds per image"))
+            label = "network calls per image (forward and backward)"
+            drawn["cost_calls"] = _svg(_cost(view, _cell_means(calls, "calls"), label))
+    return drawn
+
+
+def inline(svg: str) -> str:
+    """Return an SVG for a page: ink and grid are the page's own colours."""
+    return svg.replace(INK, "currentColor").replace(GRID, "var(--rule)").replace(PAPER, "var(--paper)")
+
+
+def stand_alone(svg: str) -> str:
+    """Return an SVG for a file: dark ink on white."""
+    return svg.replace(INK, "#1f2328").replace(GRID, "#d0d7de").replace(PAPER, "#ffffff")
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _solver_style(view: RunView) -> Callable[[str], dict[str, Any]]:
+    names = view.solvers
+    return lambda name: {
+        "color": PALETTE[names.index(name) % len(PALETTE)],
+        "marker": MARKERS[names.index(name) % len(MARKERS)],
+    }
+
+
+def _forest(view: RunView, metric: str, table: pd.DataFrame) -> Figure:
+    style = _solver_style(view)
+    tasks = [task for task in view.tasks if (table["task"] == task).any()]
+    figure = Figure(figsize=(6.2, 0.7 + 0.25 * len(table) + 0.34 * len(tasks)), layout="constrained")
+    axes = figure.add_subplot()
+    heights, labels, height = [], [], 0.0
+    for task in tasks:
+        heights.append(height)
+        labels.append(task)
+        height += 1
+        for row in table[table["task"] == task].to_dict("records"):
+            _interval(axes, row, height, style(row["solver"]))
+            heights.append(height)
+            labels.append(row["solver"])
+            height += 1
+        height += 0.35
+    axes.axvline(0, color=INK, linewidth=0.9)
+    axes.set_yticks(heights, labels)
+    for label in axes.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() in tasks else "normal")
+    axes.set_ylim(height - 0.4, -0.7)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    side = "right" if higher_is_better(metric) else "left"
+    unit = " [dB]" if metric == "psnr" else ""
+    axes.set_xlabel(f"{metric.upper()} minus {view.config.baseline}{unit} ({side} of zero is better)")
+    return figure
+
+
+def _interval(axes: Axes, row: dict[str, Any], height: float, style: dict[str, Any]) -> None:
+    low, high = row["ci95_low"], row["ci95_high"]
+    told = low > 0 or high < 0
+    if not math.isnan(low):
+        axes.plot([low, high], [height, height], color=style["color"], linewidth=1.8, solid_capstyle="round")
+    axes.plot(
+        [row["difference"]],
+        [height],
+        linestyle="none",
+        markersize=6.5,
+        markeredgewidth=1.5,
+        # hollow where the interval holds zero: only a filled marker is a difference
+        markerfacecolor=style["color"] if told else PAPER,
+        **style,
+    )
+
+
+def _cell_means(rows: pd.DataFrame, column: str) -> pd.Series:
+    return rows.groupby(["task", "solver"])[column].mean()
+
+
+def _cost(view: RunView, cost: pd.Series, label: str) -> Figure:
+    style = _solver_style(view)
+    columns = len(view.tasks) if len(view.tasks) <= 4 else 3
+    rows = math.ceil(len(view.tasks) / columns)
+    figure = Figure(figsize=(max(2.7 * columns, 4) + 0.4, 2.4 * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    for axes, task in zip(grid.flat, view.tasks, strict=False):
+        own = view.summary[(view.summary["task"] == task) & view.summary["psnr"].notna()]
+        for row in own.to_dict("records"):
+            axes.errorbar(
+                cost[task, row["solver"]],
+                row["psnr"],
+                yerr=0.0 if math.isnan(row["psnr_ci95"]) else row["psnr_ci95"],
+                linestyle="none",
+                markersize=6.5,
+                elinewidth=1.2,
+                label=row["solver"],
+                **style(row["solver"]),
+            )
+        if (cost == 0).any():  # methods without a network stand on the axis
+            smallest = cost[cost > 0].min() if (cost > 0).any() else 1.0
+            axes.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(smallest)), linscale=0.7)
+        else:
+            axes.set_xscale("log")
+        axes.set_title(task, loc="left")
+        axes.grid(True)
+        axes.set_axisbelow(True)
+        axes.margins(x=0.08, y=0.12)
+    for index, axes in enumerate(grid.flat):
+        axes.set_visible(index < len(view.tasks))
+        axes.tick_params(labelbottom=index + columns >= len(view.tasks))  # the lowest of each column
+    for axes in grid[:, 0]:
+        axes.set_ylabel("PSNR [dB]")
+    figure.supxlabel(label, fontsize=10)
+    entries = {
+        text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(entries.values()), list(entries), loc="outside upper left", ncols=min(len(entries), columns + 1))
+    return figure

@@ -1,0 +1,93 @@
+"""The page: everything of a run in one file that needs no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ipsolve.conventions import UNITS
+from ipsolve.report.figures import draw_figures, inline, stand_alone
+from ipsolve.report.strips import anchor, strips
+from ipsolve.report.tables import COLUMNS, headline, number, p_value, published_lines, shown_columns, task_lines
+from ipsolve.report.text import markdown
+from ipsolve.report.view import RunView, open_run
+from ipsolve.results import RunFolder
+
+ASSETS = Path(__file__).parent / "assets"
+MAX_FAILURES = 200  # shown; all of them are in failures/
+
+
+def build_report(location: RunFolder | str, image_ids: Collection[str] | None = None) -> str:
+    """Write summary, figures, ``report.md`` and ``report.html`` of a run, and return the path of the page.
+
+    Args:
+        location: the run, a folder or a URI.
+        image_ids: the images of the present plan; all in the files if left out.
+
+    Raises:
+        RequestError: there is no such run, or it holds no result.
+    """
+    return write_report(open_run(location, image_ids=image_ids))
+
+
+def write_report(view: RunView) -> str:
+    """Write the figures and both renderings of a run that is already open; return the path of the page."""
+    figures = draw_figures(view)
+    for name, svg in figures.items():
+        view.run.write(view.run.path("figures", f"{name}.svg"), stand_alone(svg).encode())
+    view.run.write(view.run.path("report.md"), markdown(view).encode())
+    path = view.run.path("report.html")
+    view.run.write(path, render(view, figures).encode())
+    return path
+
+
+def render(view: RunView, figures: dict[str, str]) -> str:
+    """Return the page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "p_value": p_value}
+    columns = shown_columns(view.summary)
+    page = environment.get_template("report.html.j2").render(
+        style=(ASSETS / "report.css").read_text(),
+        script=(ASSETS / "report.js").read_text(),
+        config=view.config,
+        config_text=view.config_text,
+        units=UNITS,
+        columns=columns,
+        headlines=[found for task in view.tasks if (found := headline(view, task))],
+        tables={task: task_lines(view, task, columns) for task in view.tasks},
+        comparisons=view.comparisons.to_dict("records"),
+        figures={name: inline(svg) for name, svg in figures.items()},
+        anchor=anchor(view) if view.solvers else "",
+        strips={task: drawn for task in view.tasks if len(view.rows) and (drawn := strips(view, task))},
+        failures=view.failures.head(MAX_FAILURES).to_dict("records"),
+        num_failures=len(view.failures),
+        absent=view.absent_metrics(),
+        published=view.published,
+        published_lines=published_lines(view, view.published) if view.published else [],
+        notes=view.notes,
+        image_columns=COLUMNS[:3],
+        provenance=_flat(view.provenance),
+        num_images=view.rows["image_id"].nunique(),
+        seeds=view.config.seeds,
+    )
+    return page
+
+
+def _flat(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            lines += _flat(value, f"{prefix}{key}.")
+        else:
+            lines.append((prefix + key, value if isinstance(value, str) else json.dumps(value)))
+    return lines

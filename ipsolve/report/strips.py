@@ -1,0 +1,101 @@
+"""Image strips: truth, measurement and every reconstruction of images that a rule chose, not a person."""
+
+from __future__ import annotations
+
+import base64
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
+
+from ipsolve.report.tables import number
+from ipsolve.report.view import RunView
+from ipsolve.results import RESULTS
+from ipsolve.summary import present
+
+
+class Picture(NamedTuple):
+    """An image with its caption; ``source`` is a data URI, empty where there is no image."""
+
+    name: str
+    source: str
+    figure: str = ""
+
+
+class Strip(NamedTuple):
+    """One image of one task."""
+
+    rank: str
+    image_id: str
+    pictures: list[Picture]
+
+
+def anchor(view: RunView) -> str:
+    """Return the solver by whose PSNR images are chosen: the baseline, or the first solver of the configuration."""
+    baseline = view.config.baseline
+    return baseline if baseline in view.solvers and baseline is not None else view.solvers[0]
+
+
+def strips(view: RunView, task: str) -> list[Strip]:
+    """Return the strips of a task: the images with the best, the median and the worst PSNR of the anchor solver."""
+    seed = view.rows["seed"].min()
+    own = view.rows[(view.rows["task"] == task) & (view.rows["seed"] == seed)]
+    chosen = choose(own[own["solver"] == anchor(view)])
+    if not chosen:
+        chosen = choose(own)
+    truths = _truths(view, list(chosen.values()))
+    results = {solver: _pictures(view, task, solver, seed, list(chosen.values())) for solver in view.solvers}
+    measurement = {
+        image_id: picture["measurement"] for cell in reversed(results.values()) for image_id, picture in cell.items()
+    }
+    values = own.set_index(["solver", "image_id"])["psnr"]
+    drawn = []
+    for rank, image_id in chosen.items():
+        pictures = [
+            Picture("truth", _uri(truths.get(image_id))),
+            Picture("measurement", _uri(measurement.get(image_id))),
+        ]
+        for solver, cell in results.items():
+            value = values.get((solver, image_id))
+            figure = f"{number(value, 2)} dB" if present(value) else "no result"
+            pictures.append(Picture(solver, _uri(cell.get(image_id, {}).get("reconstruction")), figure))
+        drawn.append(Strip(rank, image_id, pictures))
+    return drawn
+
+
+def choose(rows: pd.DataFrame) -> dict[str, str]:
+    """Return ``{rank: image_id}`` of the best, median and worst PSNR among rows; ties go by image id."""
+    order = (
+        rows.dropna(subset=["psnr"])
+        .drop_duplicates("image_id")
+        .sort_values(["psnr", "image_id"], ascending=[False, True])
+    )
+    names = list(order["image_id"])
+    if len(names) < 3:
+        return dict(zip(("best", "worst") if len(names) == 2 else ("only",), names, strict=bool(names)))
+    return {"best": names[0], "median": names[len(names) // 2], "worst": names[-1]}
+
+
+def _truths(view: RunView, image_ids: list[str]) -> dict[str, bytes]:
+    # the dataset filters while it reads: a run of 50,000 images does not pass through memory for three of them
+    files = view.run.files("references")
+    if not files:
+        return {}
+    dataset = pds.dataset(files, format="parquet", filesystem=view.run.filesystem)
+    table = dataset.to_table(columns=["image_id", "image"], filter=pc.field("image_id").isin(image_ids))
+    return dict(zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True))
+
+
+def _pictures(view: RunView, task: str, solver: str, seed: int, image_ids: list[str]) -> dict[str, dict[str, bytes]]:
+    files = view.run.files(RESULTS, f"task={task}", f"solver={solver}")
+    if not files:
+        return {}
+    dataset = pds.dataset(files, format="parquet", filesystem=view.run.filesystem)
+    wanted = pc.field("image_id").isin(image_ids) & (pc.field("seed") == int(seed))
+    table = dataset.to_table(columns=["image_id", "measurement", "reconstruction"], filter=wanted)
+    return {row["image_id"]: row for row in table.to_pylist()}
+
+
+def _uri(png: bytes | None) -> str:
+    return "" if png is None else "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,188 @@
+"""Tables for people: rounded numbers with intervals, the best of each column, and what cannot be told from it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ipsolve.report.view import Published, RunView
+from ipsolve.results import IMAGE_METRICS
+from ipsolve.summary import higher_is_better, present
+
+
+class Column(NamedTuple):
+    """A column of the shown table: its key in ``summary.csv``, heading, decimals, and what it means."""
+
+    key: str
+    heading: str
+    decimals: int
+    title: str
+    better: int = 0  # 1: higher, -1: lower, 0: neither
+
+
+class Entry(NamedTuple):
+    """A table entry. ``best``: the best mean of the column; ``tie``: its paired interval with the best holds zero."""
+
+    text: str = "–"
+    margin: str = ""
+    value: float = math.nan
+    best: bool = False
+    tie: bool = False
+
+
+class Line(NamedTuple):
+    """One solver of a task."""
+
+    solver: str
+    entries: list[Entry]
+
+
+COLUMNS = (
+    Column("psnr", "PSNR ↑", 2, "dB, on [0, 1] with data range 1", 1),
+    Column("ssim", "SSIM ↑", 4, "Gaussian window 11, std 1.5, on [0, 1]", 1),
+    Column("lpips", "LPIPS ↓", 4, "lpips 0.1, inputs in [-1, 1]", -1),
+    *(
+        Column(
+            name,
+            f"{name.upper()} {'↑' if higher_is_better(name) else '↓'}",
+            4,
+            name,
+            1 if higher_is_better(name) else -1,
+        )
+        for name in IMAGE_METRICS[3:]
+    ),
+    Column(
+        "fid", "FID ↓", 2, "Frechet distance in clean-fid's Inception features; biased upwards where n is small", -1
+    ),
+    Column("kid", "KID ↓", 5, "kernel distance in clean-fid's Inception features, unbiased", -1),
+    Column("fd_prior", "FD-prior ↓", 3, "Frechet distance in the feature space of the built-in prior", -1),
+    Column("consistency", "residual", 2, "||A x - y|| / (noise_std sqrt(m)): 1 is the noise level"),
+    Column("denoiser_calls", "denoiser", 0, "denoiser calls per image"),
+    Column("seconds_per_image", "s / image", 3, "measured seconds per image"),
+    Column("n", "n", 0, "images"),
+    Column("failed", "failed", 0, "images without a result"),
+)
+
+
+def shown_columns(summary: pd.DataFrame) -> list[Column]:
+    """Return the columns that have at least one number (``failed`` only where something failed)."""
+    columns = [column for column in COLUMNS if summary[column.key].notna().any()]
+    return [column for column in columns if column.key != "failed" or summary["failed"].sum()]
+
+
+def number(value: object, decimals: int, signed: bool = False) -> str:
+    """Return a number rounded to ``decimals`` with a true minus sign, a dash where there is none."""
+    if not present(value):
+        return "–"
+    return f"{float(value):{'+' if signed else ''}.{decimals}f}".replace("-", "−")  # type: ignore[arg-type]
+
+
+def task_lines(view: RunView, task: str, columns: list[Column]) -> list[Line]:
+    """Return the lines of one task, solvers in the order of the configuration."""
+    own = view.summary[view.summary["task"] == task]
+    best = {column.key: best_solver(own, column) for column in columns}
+    lines = []
+    for row in own.to_dict("records"):
+        entries = [_entry(view, task, row, column, best[column.key]) for column in columns]
+        lines.append(Line(row["solver"], entries))
+    return lines
+
+
+def best_solver(own: pd.DataFrame, column: Column) -> str | None:
+    """Return the solver with the best mean of a column, None where the column has no direction or no rival."""
+    values = own.dropna(subset=[column.key])
+    if column.better == 0 or len(values) < 2:
+        return None
+    chosen = values[column.key].astype(float)
+    return str(values["solver"][chosen.idxmax() if column.better > 0 else chosen.idxmin()])
+
+
+def _entry(view: RunView, task: str, row: dict[str, Any], column: Column, best: str | None) -> Entry:
+    value, solver = row[column.key], row["solver"]
+    if not present(value):
+        return Entry()
+    margin = row.get(f"{column.key}_ci95")
+    tie = (
+        best not in (None, solver)
+        and column.key in IMAGE_METRICS
+        and view.pairs.difference(task, column.key, solver, str(best)).tie
+    )
+    shown = f"± {number(margin, column.decimals)}" if present(margin) else ""
+    return Entry(number(value, column.decimals), shown, float(value), best == solver, tie)
+
+
+class Headline(NamedTuple):
+    """The result of one task in words."""
+
+    task: str
+    best: str
+    figure: str
+    against_baseline: str
+    ties: list[str]
+
+
+def headline(view: RunView, task: str) -> Headline | None:
+    """Return which solver has the best mean PSNR on a task, by how much, and what cannot be told from it."""
+    column = COLUMNS[0]
+    own = view.summary[(view.summary["task"] == task) & view.summary["psnr"].notna()]
+    if own.empty:
+        return None
+    best = best_solver(own, column) or str(own["solver"].iloc[0])
+    row = own[own["solver"] == best].iloc[0]
+    margin = f" ± {number(row['psnr_ci95'], 2)}" if present(row["psnr_ci95"]) else ""
+    figure = f"{number(row['psnr'], 2)}{margin} dB over {row['n']} image{'s' if row['n'] != 1 else ''}"
+    rivals = [name for name in own["solver"] if name != best]
+    ties = [name for name in rivals if view.pairs.difference(task, "psnr", best, name).tie]
+    return Headline(task, best, figure, _against(view, task, best), ties)
+
+
+def _against(view: RunView, task: str, best: str) -> str:
+    table = view.comparisons
+    found = table[(table["task"] == task) & (table["solver"] == best) & (table["metric"] == "psnr")]
+    if found.empty:
+        return ""
+    row = found.iloc[0]
+    words = f"{number(row['difference'], 2, signed=True)} dB against {row['baseline']}"
+    if present(row["ci95_low"]):
+        words += (
+            f" [{number(row['ci95_low'], 2, True)}, {number(row['ci95_high'], 2, True)}], {p_value(row['p_value'])}"
+        )
+    return words
+
+
+def p_value(value: float) -> str:
+    """Return a p-value in words, such as ``p = 0.013`` or ``p < 0.001``."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if present(value) else ""
+
+
+class PublishedLine(NamedTuple):
+    """A published figure beside the measured one."""
+
+    task: str
+    solver: str
+    entries: list[tuple[str, str, str, str]]  # published, measured, margin, difference of one metric each
+
+
+def published_lines(view: RunView, published: Published) -> list[PublishedLine]:
+    """Return the published figures of every task and solver, with the measured ones where this run has them."""
+    lines = []
+    measured = {(row["task"], row["solver"]): row for row in view.summary.to_dict("records")}
+    for task, solvers in published.results.items():
+        for solver, figures in solvers.items():
+            row = measured.get((task, solver), {})
+            entries = []
+            for column in COLUMNS[:3]:
+                told, own, margin = figures.get(column.key), row.get(column.key), row.get(f"{column.key}_ci95")
+                both = present(told) and present(own)
+                entries.append(
+                    (
+                        number(told, 2 if column.key == "psnr" else 3),
+                        number(own, column.decimals),
+                        f"± {number(margin, column.decimals)}" if present(margin) else "",
+                        number(float(own) - float(told), column.decimals, True) if both else "–",  # type: ignore[arg-type]
+                    )
+                )
+            lines.append(PublishedLine(task, solver, entries))
+    return lines

@@ -1,0 +1,119 @@
+"""What a report shows, gathered once from the files of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import yaml
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from ipsolve.config import Config, read_yaml
+from ipsolve.errors import RequestError
+from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
+from ipsolve.results import RESULTS, RunFolder
+from ipsolve.summary import Cell, Pairs, Summary, read_failures, read_rows, write_summary
+from ipsolve.validation import build
+
+
+@pydantic_dataclass(frozen=True, config={"extra": "forbid"})
+class Published:
+    """Figures from the literature: ``results`` maps task to solver to metric to value."""
+
+    title: str
+    results: dict[str, dict[str, dict[str, float]]]
+    source: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as a report sees it: its configuration, its tables, and where its images are."""
+
+    run: RunFolder
+    config: Config
+    config_text: str
+    provenance: dict[str, Any]
+    summary: pd.DataFrame
+    comparisons: pd.DataFrame
+    rows: pd.DataFrame
+    failures: pd.DataFrame
+    published: Published | None
+    notes: list[str]  # what could not be shown, and why
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The paired differences between any two solvers."""
+        return Pairs(self.rows)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that have something to show, in the order of the configuration."""
+        return list(dict.fromkeys(self.summary["task"]))
+
+    @property
+    def solvers(self) -> list[str]:
+        """The solvers that have something to show, in the order of the configuration."""
+        shown = set(self.summary["solver"])
+        return [name for name in self.config.solvers if name in shown]
+
+    def absent_metrics(self) -> dict[str, str]:
+        """Return why each requested metric has no value in this run, and how to get it."""
+        empty = [name for name in self.config.metrics if self.summary[name].isna().all()]
+        return {name: self._why_absent(name) for name in empty}
+
+    def _why_absent(self, name: str) -> str:
+        weights = self.config.weights
+        source = METRICS[name](weights) if name in METRICS else FEATURES[SET_METRICS[name].features](weights)
+        try:
+            reason = source.unavailable()
+        except RequestError as error:
+            reason = str(error)
+        if reason is None and name in SET_METRICS and self.summary["n"].max() < 2:
+            reason = "a distance between sets needs at least two images"
+        return reason or "it can be computed here, but was not when these results were written; solve them anew"
+
+
+def open_run(
+    location: RunFolder | str, summary: Summary | None = None, image_ids: Collection[str] | None = None
+) -> RunView:
+    """Read a run, and compute its summary if it is not given.
+
+    Raises:
+        RequestError: there is no such run, or it holds no result.
+    """
+    run = location if isinstance(location, RunFolder) else RunFolder(location)
+    if not run.exists("config.yaml"):
+        raise RequestError(
+            f"{run.root}: not a run folder (no config.yaml); allowed: a folder written by ray_jobs.evaluate"
+        )
+    text = _read_text(run, "config.yaml")
+    config = build(Config, yaml.safe_load(text), "config.yaml")
+    rows, failures = read_rows(run, image_ids), read_failures(run, image_ids)
+    cells: list[Cell] = [(task, solver) for task in config.tasks for solver in config.solvers]
+    planned = pd.Index(cells)
+    rows = rows[pd.MultiIndex.from_frame(rows[["task", "solver"]]).isin(planned)]
+    if rows.empty and failures.empty:
+        raise RequestError(f"{run.root}: this run has no results yet (nothing under {RESULTS}/)")
+    tables = summary or write_summary(run, cells, config.baseline, image_ids)
+    provenance = json.loads(_read_text(run, "provenance.json")) if run.exists("provenance.json") else {}
+    published, notes = _published(config.published)
+    return RunView(run, config, text, provenance, tables.summary, tables.comparisons, rows, failures, published, notes)
+
+
+def _published(path: str | None) -> tuple[Published | None, list[str]]:
+    if path is None:
+        return None, []
+    try:
+        return build(Published, read_yaml(path), path), []
+    except RequestError as error:  # the run is measured: a table that has moved since costs a note, not the report
+        return None, [f"published figures are not shown: {error}"]
+
+
+def _read_text(run: RunFolder, name: str) -> str:
+    with run.filesystem.open_input_stream(run.path(name)) as stream:
+        return bytes(stream.read()).decode("utf-8")

@@ -1,0 +1,208 @@
+"""The files of a run, and how they are read: the contract between the job that writes and everything that reads.
+
+::
+
+    runs/<name>/
+      config.yaml  provenance.json  status.json
+      results/task=T/solver=S/<cell>-<batch>.parquet     a row per image and seed
+      failures/<cell>-<batch>.parquet                    a row per image and seed that has no result, and why
+      references/<cell>-<batch>.parquet                  the ground truth and its features, a row per image
+      superseded/<cell>/...                              rows of configurations that are no longer the run's
+      attempts/                                          batches in the middle of a solve
+      summary.csv  comparisons.csv  report.html  report.md  figures/
+
+``<cell>`` is the hash of everything that the numbers of a (task, solver, seed) depend on, ``<batch>`` a hash of its
+image ids. Task and solver of a result are its hive path and nothing else: a column of the same name inside the
+file makes pyarrow and pandas refuse the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ipsolve.metrics import METRICS
+
+RESULTS = "results"
+FAILURES = "failures"
+REFERENCES = "references"
+SUPERSEDED = "superseded"
+ATTEMPTS = "attempts"
+
+KEY = ("task", "solver", "seed", "image_id")
+HIVE = pds.partitioning(pa.schema([("task", pa.string()), ("solver", pa.string())]), flavor="hive")
+
+FAILURE_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("solver", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),  # read, solve, score or crash
+        pa.field("error", pa.string(), nullable=False),
+    ]
+)
+
+
+# variable-length lists: pyarrow cannot read a null back from a column of fixed-size lists
+_FEATURES = [pa.field("features", pa.list_(pa.float16())), pa.field("inception_features", pa.list_(pa.float16()))]
+# the metrics of images, those of every paper first; one that is registered gets its column by that
+IMAGE_METRICS = ("psnr", "ssim", "lpips", *sorted(set(METRICS) - {"psnr", "ssim", "lpips"}))
+COUNTS = ("denoiser_calls", "denoiser_backward_calls", "decoder_calls", "decoder_backward_calls")
+
+# psnr in dB, consistency in units of the noise (null where there is none), seconds: the measured time of the batch's
+# solve divided by its size, *_calls: network calls made for the image, images as PNG. Null: not measured.
+RESULT_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in (*IMAGE_METRICS, "consistency")),
+        *(pa.field(name, pa.int64(), nullable=False) for name in COUNTS),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("measurement", pa.binary()),
+        pa.field("reconstruction", pa.binary(), nullable=False),
+        *_FEATURES,
+    ]
+)
+
+# images that could not be read are absent here and in failures instead
+REFERENCE_SCHEMA = pa.schema(
+    [pa.field("image_id", pa.string(), nullable=False), pa.field("image", pa.binary(), nullable=False), *_FEATURES]
+)
+
+
+def feature_matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Return a column of feature lists as (n, d), rows without features left out."""
+    present = column.drop_null()
+    values = present.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values, np.float32).reshape(len(present), len(values) // max(len(present), 1))
+
+
+def cell_of(path: str) -> str:
+    """Return the cell hash in a file's name."""
+    return os.path.basename(path).split("-", 1)[0]
+
+
+class RunFolder:
+    """A run on any filesystem that pyarrow knows: a local path or a URI such as ``s3://bucket/runs/demo``."""
+
+    def __init__(self, location: str | Path) -> None:
+        if "://" in str(location):
+            self.filesystem, self.root = pafs.FileSystem.from_uri(str(location))
+        else:
+            self.filesystem, self.root = pafs.LocalFileSystem(), os.path.abspath(location)
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def path(self, *parts: str) -> str:
+        return "/".join((self.root, *parts))
+
+    def exists(self, *parts: str) -> bool:
+        return bool(self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
+
+    def files(self, *parts: str, suffix: str = ".parquet") -> list[str]:
+        """Return the finished files under a folder of the run, sorted; a missing folder has none."""
+        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True, recursive=True)
+        return sorted(
+            info.path
+            for info in self.filesystem.get_file_info(selector)
+            if info.is_file and info.path.endswith(suffix) and not os.path.basename(info.path).startswith(".")
+        )
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file that is never seen half done: all of it or none."""
+        # a local file appears by rename; an object store shows an object only once its upload is complete
+        target = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{uuid.uuid4().hex[:8]}" if self.local else path
+        self.filesystem.create_dir(os.path.dirname(path), recursive=True)
+        with self.filesystem.open_output_stream(target) as stream:
+            stream.write(content)
+        if target != path:
+            self.filesystem.move(target, path)
+
+    def write_table(self, path: str, table: pa.Table) -> None:
+        """Write a Parquet file, all of it or none."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write(path, sink.getvalue())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return a JSON file of the run, ``{}`` if there is none."""
+        if not self.exists(name):
+            return {}
+        with self.filesystem.open_input_stream(self.path(name)) as stream:
+            content: dict[str, Any] = json.loads(stream.read())
+        return content
+
+    def write_json(self, name: str, content: object) -> None:
+        self.write(self.path(name), (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+    def results(
+        self, columns: Sequence[str] | None = None, task: str | None = None, solver: str | None = None
+    ) -> pa.Table:
+        """Return the result rows with their ``task`` and ``solver``, each (task, solver, seed, image) once.
+
+        Args:
+            columns: the columns wanted (all); asking for few is cheap, images are not read.
+            task: only this task.
+            solver: only this solver.
+        """
+        wanted = {"task": task, "solver": solver}
+        selection = [pc.field(name) == value for name, value in wanted.items() if value is not None]
+        filters = selection[0] if len(selection) == 1 else (selection[0] & selection[1] if selection else None)
+        names = None if columns is None else list(dict.fromkeys((*KEY, *columns)))
+        table = self._read(RESULTS, names, filters, pa.schema([*RESULT_SCHEMA, *HIVE.schema]))
+        table = _once(table, KEY)
+        return table if columns is None else table.select(list(columns))
+
+    def references(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the ground truth, a row per image: ``image_id, image, features, inception_features``."""
+        names = None if columns is None else list(dict.fromkeys(("image_id", *columns)))
+        table = _once(self._read(REFERENCES, names, None, REFERENCE_SCHEMA), ("image_id",))
+        return table if columns is None else table.select(list(columns))
+
+    def failures(self) -> pa.Table:
+        """Return the failures, a row per (task, solver, seed, image) without a result."""
+        return _once(self._read(FAILURES, None, None, FAILURE_SCHEMA), KEY)
+
+    def _read(self, folder: str, columns: list[str] | None, filters: object, empty: pa.Schema) -> pa.Table:
+        files = self.files(folder)
+        if not files:
+            schema = empty if columns is None else pa.schema([empty.field(name) for name in columns])
+            return schema.empty_table()
+        partitioning = HIVE if folder == RESULTS else None
+        dataset = pds.dataset(
+            files,
+            format="parquet",
+            filesystem=self.filesystem,
+            partitioning=partitioning,
+            partition_base_dir=self.path(folder),
+        )
+        return dataset.to_table(columns=columns, filter=filters)
+
+
+def _once(table: pa.Table, key: Sequence[str]) -> pa.Table:
+    """Keep the first row of each key: a crash between two steps of a compaction leaves a row in two files."""
+    index = pa.array(range(len(table)), pa.int64())
+    first = (
+        pa.table([*(table[name] for name in key), index], [*key, "index"])
+        .group_by(list(key))
+        .aggregate([("index", "min")])
+    )
+    if len(first) == len(table):
+        return table
+    rows = first["index_min"]
+    return table.take(rows.take(pc.sort_indices(rows)))

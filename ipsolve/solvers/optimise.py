@@ -1,0 +1,77 @@
+"""Batched first-order optimisation in which every image stops on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Objective = Callable[[Tensor], Tensor]
+
+
+def adamw(
+    objective_of: Callable[[Tensor], Objective],
+    start: Tensor,
+    *,
+    lr: float,
+    max_iterations: int,
+    threshold: float,
+    weight_decay: float = 0.01,
+    patience: int | None = None,
+) -> Tensor:
+    """Minimise each image's objective with AdamW (Loshchilov & Hutter 2019) until that image is done.
+
+    An image is done after the step whose objective was below ``threshold``, or, with ``patience``, exceeded its
+    own value of ``patience`` iterations before. Finished images leave the batch: the remaining ones do not pay for
+    them, and no image's answer depends on its neighbours.
+
+    Args:
+        objective_of: maps int64 ``rows`` (images still running) to their objective, (k, ...) -> (k,).
+        start: (B, ...).
+
+    Returns:
+        The last iterates, (B, ...).
+    """
+    result = start.detach().clone()
+    rows = torch.arange(len(start), device=start.device)
+    point = result.clone().requires_grad_()
+    optimiser = torch.optim.AdamW([point], lr=lr, weight_decay=weight_decay)
+    objective = objective_of(rows)
+    history: list[Tensor] = []
+    for iteration in range(max_iterations):
+        with torch.enable_grad():
+            loss = objective(point)
+            point.grad = torch.autograd.grad(loss.sum(), point)[0]
+        optimiser.step()
+        loss = loss.detach()
+        done = loss < threshold
+        if patience is not None:
+            history.append(loss)
+            if iteration >= patience:
+                done |= loss > history.pop(0)
+        if not bool(done.any()):
+            continue
+        result[rows[done]] = point.detach()[done]
+        keep = ~done
+        rows = rows[keep]
+        if len(rows) == 0:
+            return result
+        history = [values[keep] for values in history]
+        point, optimiser = _keep(point, optimiser, keep)
+        objective = objective_of(rows)
+    result[rows] = point.detach()
+    return result
+
+
+def _keep(point: Tensor, optimiser: torch.optim.AdamW, keep: Tensor) -> tuple[Tensor, torch.optim.AdamW]:
+    """Return the iterate and optimiser of the images that go on, moments and step count carried over."""
+    state = optimiser.state[point]
+    remaining = point.detach()[keep].requires_grad_()
+    successor = torch.optim.AdamW([remaining], **{k: optimiser.defaults[k] for k in ("lr", "weight_decay")})
+    successor.state[remaining] = {
+        "step": state["step"],
+        "exp_avg": state["exp_avg"][keep],
+        "exp_avg_sq": state["exp_avg_sq"][keep],
+    }
+    return remaining, successor

@@ -1,0 +1,75 @@
+"""Uncertainty of a mean and of a paired difference. The unit of sampling is the image, never the row.
+
+Several seeds of one image are averaged first: they share the image, so that counting them as independent samples
+would make every interval too short.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+class Mean(NamedTuple):
+    """A mean over n images and the half width of its interval (NaN where n < 2)."""
+
+    value: float
+    half_width: float
+    n: int
+
+
+class PairedDifference(NamedTuple):
+    """A mean difference over n images that both methods have, its interval, and the p-value of "no difference"."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+    @property
+    def tie(self) -> bool:
+        """Whether the interval holds zero (also where there is no interval, with one image)."""
+        return not (self.low > 0 or self.high < 0)
+
+
+def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Mean:
+    """Return the mean of one value per image and its Student t interval. NaN entries are left out, and n tells.
+
+    Args:
+        values: (n,) one value per image.
+        confidence: coverage of the interval.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    x = x[~np.isnan(x)]
+    if len(x) == 0:
+        return Mean(math.nan, math.nan, 0)
+    if len(x) == 1 or not np.isfinite(x).all():
+        return Mean(float(x.mean()), math.nan, len(x))
+    quantile = stats.t.ppf((1 + confidence) / 2, len(x) - 1)
+    return Mean(float(x.mean()), float(quantile * x.std(ddof=1) / math.sqrt(len(x))), len(x))
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE) -> PairedDifference:
+    """Return the mean of a - b over the images that have both, with the paired t interval and test (Student 1908).
+
+    Args:
+        a: (n,) one value per image.
+        b: (n,) the values of the same images under the other method.
+        confidence: coverage of the interval.
+    """
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    difference = difference[np.isfinite(difference)]
+    mean = mean_interval(difference, confidence)
+    if mean.n < 2:
+        return PairedDifference(mean.value, math.nan, math.nan, math.nan, mean.n)
+    low, high = mean.value - mean.half_width, mean.value + mean.half_width
+    if np.ptp(difference) <= 1e-12 * abs(difference).max():  # constant: the t statistic would be 0 / 0 or infinite
+        return PairedDifference(mean.value, low, high, float(mean.value == 0), mean.n)
+    return PairedDifference(mean.value, low, high, float(stats.ttest_1samp(difference, 0).pvalue), mean.n)

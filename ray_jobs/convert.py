@@ -1,0 +1,135 @@
+"""Turn a published checkpoint into a prior folder: diffusers layout, safetensors.
+
+Usage: ``python -m ray_jobs.convert CHECKPOINT OUT_DIR [--weights raw|ema]``. CHECKPOINT is a CompVis LDM file (.ckpt
+or .safetensors), or a folder in diffusers layout whose weights are pickled (.bin).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ipsolve.errors import RequestError
+from ipsolve.priors.compvis import WeightsKind, read_checkpoint
+
+_WEIGHTS = "diffusion_pytorch_model"
+# old Lightning files name this class as a dictionary key; an empty class stands in for it, so nothing of it is run
+_INERT = type("Inert", (), {})
+_HARMLESS: list[Any] = [(_INERT, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 converted, 2 the request is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m ray_jobs.convert", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a .ckpt or .safetensors file, or a folder with .bin weights")
+    parser.add_argument("out_dir", type=Path, help="the prior folder to write; must not exist or be empty")
+    parser.add_argument(
+        "--weights", choices=("raw", "ema"), default="raw", help="which UNet weights of a CompVis file (default: raw)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        convert(options.checkpoint, options.out_dir, options.weights)
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def convert(checkpoint: Path, out_dir: Path, kind: WeightsKind = "raw") -> None:
+    """Write the prior folder ``out_dir`` from ``checkpoint``.
+
+    Raises:
+        RequestError: the checkpoint cannot be read safely or is not one that is known.
+    """
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise RequestError(f"OUT_DIR: {out_dir} exists and is not an empty folder")
+    if checkpoint.is_dir():
+        _convert_folder(checkpoint, out_dir)
+    else:
+        _convert_compvis(checkpoint, out_dir, kind)
+    print(f"done: use it with  prior: {{prior: {_prior_name(out_dir)}, path: {out_dir}}}")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint file, without running any code that it may hold.
+
+    Raises:
+        RequestError: no such file, another kind of file, or one that holds more than plain data.
+    """
+    if not path.is_file():
+        raise RequestError(f"CHECKPOINT: {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(_HARMLESS):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise RequestError(
+            f"CHECKPOINT: {path} holds more than tensors, or is damaged, and is not unpickled; "
+            "in an environment where you trust it, save only its 'state_dict' again with torch.save or safetensors"
+        ) from None
+    except Exception as error:  # bytes that are no pickle at all end in whatever opcode they happen to spell
+        raise RequestError(f"CHECKPOINT: {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _convert_compvis(checkpoint: Path, out_dir: Path, kind: WeightsKind) -> None:
+    print(f"reading {checkpoint}", flush=True)
+    state = read_state(checkpoint)
+    print(f"{len(state)} tensors; taking the {kind} UNet weights", flush=True)
+    unet, autoencoder, scheduler = read_checkpoint(state, kind)
+    for component, network in (("unet", unet), ("vqvae", autoencoder)):
+        millions = sum(p.numel() for p in network.parameters()) / 1e6
+        print(f"writing {out_dir / component}: {millions:.1f} M parameters", flush=True)
+        _write_network(out_dir / component, network)
+    _write_json(out_dir / "scheduler" / "scheduler_config.json", scheduler)
+    members = {"scheduler": scheduler["_class_name"], "unet": "UNet2DModel", "vqvae": "VQModel"}
+    index = {"_class_name": "LDMPipeline", **{name: ["diffusers", cls] for name, cls in members.items()}}
+    _write_json(out_dir / "model_index.json", index)
+
+
+def _convert_folder(folder: Path, out_dir: Path) -> None:
+    components = [path for path in sorted(folder.iterdir()) if (path / "config.json").is_file()]
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    if not components or not schedule.is_file():
+        raise RequestError(f"CHECKPOINT: {folder} has no <component>/config.json or no scheduler/scheduler_config.json")
+    for component in components:
+        source = component / f"{_WEIGHTS}.safetensors"
+        state = read_state(source if source.is_file() else source.with_suffix(".bin"))
+        print(f"writing {out_dir / component.name}: {len(state)} tensors", flush=True)
+        _write_json(out_dir / component.name / "config.json", json.loads((component / "config.json").read_text()))
+        _write_weights(out_dir / component.name, state)
+    _write_json(out_dir / "scheduler" / "scheduler_config.json", json.loads(schedule.read_text()))
+
+
+def _write_network(folder: Path, network: nn.Module) -> None:
+    _write_json(folder / "config.json", dict(network.config))  # type: ignore[arg-type]
+    _write_weights(folder, network.state_dict())
+
+
+def _write_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
+    contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(contiguous, folder / f"{_WEIGHTS}.safetensors", metadata={"format": "pt"})
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _prior_name(folder: Path) -> str:
+    return "latent" if any((folder / name).is_dir() for name in ("vae", "vqvae")) else "pixel"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

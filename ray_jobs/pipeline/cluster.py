@@ -1,0 +1,138 @@
+"""Ray: joining a cluster or starting one on this machine, and sharing it out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ipsolve.config import Compute
+from ipsolve.errors import RequestError
+
+READERS = 2  # logical CPUs that no solver actor may take
+OBJECT_STORE_BYTES = 256 * 2**20
+START_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Share:
+    """The solver actors of a run and what each of them gets."""
+
+    num_actors: int
+    gpus: float
+    cpus: int
+    where: str
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus > 0 else "cpu"
+
+    def __str__(self) -> str:
+        gpus = f", {self.gpus:g} GPU each" if self.gpus else ""
+        return f"{self.num_actors} actors of {self.cpus} threads{gpus} on {self.where}"
+
+
+def cluster_address() -> str | None:
+    """Return the address of the cluster this process belongs to, None to start one here."""
+    return os.environ.get("RAY_ADDRESS") or None  # set inside of a Ray job, too
+
+
+def plan_share(compute: Compute, num_batches: int) -> Share:
+    """Share out this machine, or leave the counts to the cluster that will be joined.
+
+    Raises:
+        RequestError: the request can never be met.
+    """
+    if cluster_address() is not None:
+        return _share(compute, num_batches, *_cluster_resources(), f"the cluster at {cluster_address()}")
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _share(compute, num_batches, cores, torch.cuda.device_count(), f"this machine ({cores} cores)")
+
+
+def _share(compute: Compute, num_batches: int, cores: int, num_gpus: float, where: str) -> Share:
+    gpus = (1.0 if num_gpus else 0.0) if compute.gpus_per_actor == "auto" else compute.gpus_per_actor
+    if gpus > num_gpus and cluster_address() is None:
+        raise RequestError(f"compute.gpus_per_actor: {gpus:g} asked for, this machine has {num_gpus:g} GPUs")
+    cpus = max(1, cores // 8) if compute.cpus_per_actor == "auto" else compute.cpus_per_actor
+    most = int(num_gpus / gpus) if gpus else cores // cpus
+    actors = max(most, 1) if compute.num_actors == "auto" else compute.num_actors
+    return Share(min(actors, max(num_batches, 1)), gpus, cpus, where)
+
+
+def _cluster_resources() -> tuple[int, float]:
+    connect(0)
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(int(resources.get("CPU", 1)) - READERS, 1), resources.get("GPU", 0.0)
+
+
+def connect(num_cpus: int) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start Ray here with logical CPUs for the actors and the readers."""
+    # Ray reads these when it is imported; its C++ side logs to stderr whatever the Python side is told
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster_address() is not None:
+        options |= {"address": cluster_address()}
+    else:
+        options |= {
+            "address": "local",  # never a cluster that merely happens to run on this machine
+            "num_cpus": num_cpus + READERS,
+            "include_dashboard": False,
+            # ray.md 0: this is what Ray tells others; its servers listen on all interfaces all the same
+            "_node_ip_address": "127.0.0.1",
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    for attempts_left in reversed(range(START_ATTEMPTS)):
+        try:
+            with _silent_stderr():
+                ray.init(**options)
+            break
+        except Exception:  # a bare Exception is what Ray raises when a busy machine took longer than its 30 seconds
+            ray.shutdown()
+            if not attempts_left:
+                raise
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces the handler by its own
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Send what C++ code writes to stderr nowhere: Ray announces its log level there. Exceptions are not affected."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def quiet_data() -> None:
+    """Set Ray Data up for this pipeline; each line is a trap of ray.md."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # 3: the job prints its own progress
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.use_datasource_v2 = False  # 1a: the V2 reader starts 32 actor processes to list files
+    # 1b: one block = one batch, so that no batch is ragged, none waits for another, and a death costs one batch.
+    # A block is closed when it has reached the target size: with a target of one byte, after each row.
+    context.target_max_block_size = 1
+    context.execution_no_progress_timeout_s = -1  # 1d: a batch may take longer than the default half hour
+    context.max_errored_blocks = 0  # 1d: more would drop whole blocks in silence; the actors keep their own books

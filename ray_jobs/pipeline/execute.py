@@ -1,0 +1,48 @@
+"""The Ray Data pipeline: chunks of work, read by CPU tasks, done by one pool of solver actors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from ray_jobs.pipeline import cluster
+from ray_jobs.pipeline.plan import Plan
+from ray_jobs.pipeline.workload import Workload
+
+
+def execute(plan: Plan, share: cluster.Share) -> Iterator[dict[str, Any]]:
+    """Do the missing work of a plan; yield the report of each batch as soon as it is durable.
+
+    All cells share the actors: the prior is loaded once per actor and no actor waits between two cells.
+    """
+    cluster.connect(share.num_actors * share.cpus)
+    import ray
+    from ray.data import ActorPoolStrategy, from_items
+
+    from ray_jobs.pipeline.reading import read
+    from ray_jobs.pipeline.worker import Worker
+
+    cluster.quiet_data()
+    chunks = plan.chunks()
+    source = ray.put(plan.experiment.source)
+    reading = partial(read, source=source, size=plan.experiment.image_size)
+    reports = (
+        from_items(chunks, override_num_blocks=len(chunks))
+        .flat_map(reading, num_cpus=1)
+        .map_batches(
+            Worker,
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_constructor_args=(Workload.of(plan.experiment, share.device, share.cpus),),
+            compute=ActorPoolStrategy(size=share.num_actors),
+            # ray.md 1c: an actor takes a CPU unless told otherwise, and with all of them taken no reader ever starts.
+            # Next to a GPU the CPU share only sets threads; without GPUs it spreads the actors over the nodes.
+            num_cpus=0 if share.gpus else share.cpus,
+            num_gpus=share.gpus or None,
+            # ray.md 1d: restarts and repeats are endless, and may be, because a batch counts its own deaths
+        )
+    )
+    for block in reports.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        yield from map(json.loads, block["report"])

@@ -1,0 +1,92 @@
+"""``--list`` and ``--dry-run``: what there is, and what would be done."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from ipsolve.metrics import METRICS, SET_METRICS
+from ipsolve.operators import NOISES, OPERATORS
+from ipsolve.priors import PRIORS
+from ipsolve.solvers import SOLVERS, Solver
+from ray_jobs.pipeline.cluster import Share
+from ray_jobs.pipeline.plan import Plan
+
+
+def list_registered() -> str:
+    """Return every registered operator, noise, prior, solver and metric, with its parameters."""
+    lines = ["operators (tasks.NAME.operator)"]
+    lines += [
+        f"  {name:20} {'linear' if OPERATORS[name].linear else 'non-linear':11} {_fields(OPERATORS[name])}"
+        for name in OPERATORS
+    ]
+    lines += ["noises (tasks.NAME.noise)", *(f"  {name:20} {_fields(NOISES[name])}" for name in NOISES)]
+    lines += ["priors (prior.prior)", *(f"  {name:20} {_fields(PRIORS[name])}" for name in PRIORS)]
+    lines.append("solvers (solvers.NAME.solver)")
+    for name in SOLVERS:
+        lines += _solver(SOLVERS[name])
+    lines.append("metrics (metrics)")
+    lines += [
+        f"  {name:20} per image, {'higher' if METRICS[name].higher_is_better else 'lower'} is better"
+        for name in METRICS
+    ]
+    lines += [f"  {name:20} over the split, in the features of {SET_METRICS[name].features!r}" for name in SET_METRICS]
+    return "\n".join(lines)
+
+
+def _solver(cls: type[Solver]) -> list[str]:
+    needs = cls.requires
+    words = {
+        "a linear operator": needs.linear,
+        "a known SVD": needs.spectral,
+        "a latent prior": needs.latent is True,
+        "a pixel prior": needs.latent is False,
+        "noiseless data": needs.noiseless,
+    }
+    listed = ", ".join(word for word, needed in words.items() if needed) or "nothing special"
+    try:
+        cost = cls().cost()
+    except (TypeError, ValueError):  # a field has no default
+        cost = "depends on its required fields"
+    return [
+        f"  {cls.name:20} {cls.paper}",
+        f"  {'':20} {cls.family}; needs {listed}; cost: {cost}",
+        f"  {'':20} {_fields(cls)}",
+    ]
+
+
+def _fields(cls: type) -> str:
+    if not dataclasses.is_dataclass(cls):
+        return ""
+    words = []
+    for field in dataclasses.fields(cls):
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        words.append(field.name if default is dataclasses.MISSING else f"{field.name}={default}")
+    return " ".join(words)
+
+
+def describe_plan(plan: Plan, share: Share) -> str:
+    """Return the plan of a run as lines to print before anything starts."""
+    experiment, config = plan.experiment, plan.experiment.config
+    n = len(experiment.image_ids)
+    _, height, width = experiment.prior_summary.image_shape
+    kind = "latent" if experiment.prior_summary.latent else "pixel"
+    lines = [
+        f"run      {config.run_location}",
+        f"data     {n} images of {config.data.get('source')} at {height} x {width}",
+        f"prior    {experiment.prior.name} ({kind}), fingerprint {experiment.prior.fingerprint()}",
+        f"compute  {share}, batch size {config.compute.batch_size}, {config.compute.precision}",
+        f"work     {plan.images_missing} of {n * len(plan.cells)} images missing, in {len(plan.batches)} batches",
+    ]
+    for cell in plan.cells:
+        failed = f", {plan.failed[cell.hash]} failed" if plan.failed[cell.hash] else ""
+        lines.append(f"  {cell.hash}  {cell!s:50} {plan.done[cell.hash]} of {n} done{failed}")
+    return "\n".join([*lines, *absent_metrics(experiment.missing_metrics.items())])
+
+
+def absent_metrics(missing: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each reason why metrics cannot be computed here, and the way to get them."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in missing:
+        reasons.setdefault(reason, []).append(name)
+    return [f"absent   {', '.join(sorted(names))}: {reason}" for reason, names in sorted(reasons.items())]

@@ -1,0 +1,89 @@
+"""How far the run is: a live bar on a terminal, a line every few seconds in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, TextIO
+
+from ipsolve.experiment import Cell
+from ray_jobs.pipeline.plan import Plan
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Counts the images of this stretch of work; use as a context manager."""
+
+    def __init__(self, plan: Plan, stream: TextIO = sys.stdout) -> None:
+        self.cells: dict[str, Cell] = {cell.hash: cell for cell in plan.cells}
+        self.total = plan.images_missing
+        self.left = {cell.hash: 0 for cell in plan.cells}
+        for name, indices in plan.batches:
+            self.left[name] += len(indices)
+        self.stream = stream
+        self.done = self.failed = 0
+        self.start = self.first = self.spoken = time.monotonic()
+        self.first_done = 0
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if self.stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=Console(file=self.stream))
+            self._bar.start()
+            self._task = self._bar.add_task("starting the actors", total=self.total)
+        else:
+            self._print(f"starting the actors; {self.total} images to do")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self.done or self.failed:
+            self._print(self._line())
+
+    def update(self, report: dict[str, Any]) -> None:
+        """Take in the report of one batch."""
+        count = report["done"] + report["failed"]
+        if not self.done + self.failed:
+            self.first, self.first_done = time.monotonic(), count
+        self.done += report["done"]
+        self.failed += report["failed"]
+        self.left[report["cell"]] -= count
+        for note in report["notes"]:
+            self._print(f"  note: {note}")
+        if self.left[report["cell"]] == 0:
+            self._print(f"  finished: {self.cells[report['cell']]}  ({self._line()})")
+        elif self._bar is None and time.monotonic() - self.spoken >= SECONDS_BETWEEN_LINES:
+            self._print(self._line())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done + self.failed, description=self._line())
+
+    def _line(self) -> str:
+        count = self.done + self.failed
+        elapsed = time.monotonic() - self.first
+        # the first batch tells nothing of the rate: it waited for the actors to load the prior
+        rate = (count - self.first_done) / elapsed if elapsed > 0 and count > self.first_done else 0.0
+        eta = f", {_clock((self.total - count) / rate)} to go" if rate and count < self.total else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{count}/{self.total} images{failed}, {rate:.2f}/s{eta}"
+
+    def _print(self, line: str) -> None:
+        self.spoken = time.monotonic()
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            print(f"[{_clock(self.spoken - self.start)}] {line}", file=self.stream, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,74 @@
+"""Where the numbers of a run come from: code, versions, machine, time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ipsolve import __version__
+from ipsolve.conventions import UNITS
+from ipsolve.experiment import Experiment
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "ray",
+    "mlflow",
+    "lpips",
+    "clean-fid",
+    "torchmetrics",
+    "pillow",
+)
+
+
+def describe(experiment: Experiment, share: str) -> dict[str, Any]:
+    """Return what is known when a run starts."""
+    return {
+        "ipsolve": __version__,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [platform.machine()],
+        "actors": share,
+        "units": UNITS,
+        "data": experiment.source.describe(),
+        "prior_fingerprint": experiment.prior.fingerprint(),
+        "cells": {cell.hash: str(cell) for cell in [experiment.reference_cell, *experiment.cells]},
+        "absent_metrics": experiment.missing_metrics,
+        "ray_job_id": os.environ.get("RAY_JOB_SUBMISSION_ID"),
+        "start": now(),
+        "end": None,
+    }
+
+
+def now() -> str:
+    """Return the time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).parent
+    try:
+        answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,86 @@
+"""The actor stage: one process that holds the prior and works through batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ipsolve.experiment import Cell
+from ray_jobs.pipeline.evaluator import Evaluator
+from ray_jobs.pipeline.storage import Failure, Storage
+from ray_jobs.pipeline.workload import Workload
+
+MAX_DEATHS = 3
+
+
+class Worker:
+    """Degrades, solves, scores and persists; only small progress rows leave it.
+
+    Ray restarts a dead actor and repeats its batch without end (ray.md 1d), so bounding that is done here: an
+    attempt is counted on disk before a batch is begun. A batch whose process died is repeated image by image, and an
+    image that outlived ``MAX_DEATHS`` processes becomes a failure of stage ``crash``.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        torch.set_num_threads(workload.num_threads)
+        self.notes: list[str] = []
+        if workload.device == "cuda" and not torch.cuda.is_available():
+            self.notes.append("an actor was given a GPU that torch cannot use: it works on the CPU")
+            workload = replace(workload, device="cpu")
+        self.workload = workload
+        self.storage = Storage(workload.location)
+        self.evaluator = Evaluator(workload)
+
+    def __call__(self, table: pa.Table) -> dict[str, list[Any]]:
+        """Do the batches in ``table`` (rows of :func:`ray_jobs.pipeline.reading.read`), one progress row for each."""
+        reports = [self.process(row) for row in table.to_pylist()]
+        return {"report": [json.dumps(report) for report in reports]}
+
+    def process(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Do one batch; return its cell, the numbers of results and failures, and notes for the log."""
+        batch = json.loads(row["batch"])
+        cell = self.workload.cells[batch["cell"]]
+        image_ids, errors = batch["image_ids"], batch["errors"]
+        images = torch.from_numpy(np.frombuffer(row["images"], np.uint8).reshape(batch["shape"]).copy())
+        unreadable = [
+            Failure.of(cell, name, "read", error) for name, error in zip(image_ids, errors, strict=True) if error
+        ]
+        readable = [name for name, error in zip(image_ids, errors, strict=True) if not error]
+        notes, self.notes = self.notes, []
+        if unreadable:
+            self.storage.save(cell, [failure.image_id for failure in unreadable], pa.table({}), unreadable)
+        done = self._complete(cell, readable, images, notes) if readable else 0
+        failed = len(image_ids) - done
+        return {"cell": cell.hash, "done": done, "failed": failed, "notes": notes}
+
+    def _complete(self, cell: Cell, image_ids: Sequence[str], images: Tensor, notes: list[str]) -> int:
+        """Bring a batch to its end, whatever earlier attempts left; return the number of its results."""
+        solved, failed = self.storage.saved(cell, image_ids)
+        left = [i for i, name in enumerate(image_ids) if name not in solved and name not in failed]
+        if not left:
+            return len(solved)
+        if len(left) < len(image_ids):
+            return len(solved) + self._complete(cell, [image_ids[i] for i in left], images[left], notes)
+        deaths = self.storage.begin(cell, image_ids)
+        if deaths and len(image_ids) > 1:
+            notes.append(f"the process died on a batch of {len(image_ids)} ({cell}): repeating it image by image")
+            done = sum(self._complete(cell, [name], images[[i]], notes) for i, name in enumerate(image_ids))
+        elif deaths >= MAX_DEATHS:
+            reason = f"its process died {deaths} times"
+            notes.append(f"{image_ids[0]} ({cell}): {reason}")
+            self.storage.save(cell, image_ids, pa.table({}), [Failure.of(cell, image_ids[0], "crash", reason)])
+            done = 0
+        else:
+            outcome = self.evaluator.evaluate(cell, image_ids, images)
+            self.storage.save(cell, image_ids, outcome.rows, outcome.failures)
+            notes.extend(outcome.notes)
+            done = len(outcome.rows)
+        self.storage.end(cell, image_ids)
+        return done

@@ -1,0 +1,208 @@
+"""Send a finished run to MLflow.
+
+    python -m ray_jobs.track runs/demo
+
+A parent run for the evaluation, a child run for each (task, solver). The Parquet files are the record and this is a
+copy of their summary: sending again updates the same MLflow runs, and a server that is slow or down costs seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ipsolve.errors import RequestError
+from ipsolve.results import RunFolder
+from ray_jobs import cli
+from ray_jobs.pipeline.isolation import one_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MEMORY = "mlflow.json"  # in the run folder: which MLflow runs are this run's
+ARTIFACTS = ("report.html", "report.md", "summary.csv", "comparisons.csv", "config.yaml", "provenance.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ray_jobs.track", description="Send a finished run to MLflow.")
+    parser.add_argument("run", help="the folder of a run")
+    options = parser.parse_args(arguments)
+
+    def command() -> int:
+        run = RunFolder(options.run)
+        if not run.exists("config.yaml") or not run.exists("summary.csv"):
+            raise RequestError(f"{options.run} is not a finished run: it has no config.yaml and summary.csv")
+        place, sent = send(run)
+        print(f"MLflow   {place}")
+        return cli.COMPLETE if sent else cli.FAILED
+
+    return cli.run_command(command)
+
+
+def send(run: RunFolder) -> tuple[str, bool]:
+    """Send a run; return where it is, or one line on why it is not there and how to send it later, and which it is."""
+    _set_patience()
+    try:
+        return _send(run), True
+    except Exception as error:  # tracking never costs a result, whatever a server or its client does
+        return f"not sent ({one_line(error)}); send it later with: python -m ray_jobs.track {run.root}", False
+
+
+def _set_patience() -> None:
+    # MLflow's own defaults let one call to a dead server take four minutes (ray.md 6)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def _send(run: RunFolder) -> str:
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow"):  # not earlier: mlflow sets its level when it is imported
+        logging.getLogger(name).setLevel(logging.ERROR)
+    config = _read(run, "config.yaml")
+    provenance = run.read_json("provenance.json")
+    uri, artifacts = _store(run, config)
+    client = MlflowClient(tracking_uri=uri)
+    experiment_id = _experiment(client, config["tracking"]["experiment"], artifacts)
+    memory = _Memory(run, f"{config['tracking']['uri'] or 'local'}#{experiment_id}", experiment_id)
+    # without the limit and the seeds: a run that is extended by images or seeds stays the same MLflow run
+    data = {key: value for key, value in config["data"].items() if key != "limit"}
+    precision = config["compute"]["precision"]
+    shared = {**_flat("data", data), **_flat("prior", config["prior"]), "precision": precision}
+    extent = {"limit": str(config["data"].get("limit")), "seeds": str(config["seed"])}
+    commit = {"mlflow.source.git.commit": str(provenance.get("git_commit"))}
+    # a parameter cannot change in MLflow, so that another setting is another MLflow run
+    key = f"evaluation/{_digest([shared, config['baseline']])}"
+    parent = memory.run_of(client, key, config["name"], extent | commit)
+    rows = _summary(run)
+    totals = {name: sum(float(row[name]) for row in rows) for name in ("n", "failed")}
+    time = _milliseconds(provenance.get("end") or provenance.get("start"))
+    _log(client, parent, shared | {"baseline": config["baseline"]}, totals, time)
+    _log_dataset(client, parent, config, provenance)
+    _log_artifacts(client, parent, run)
+    for row in rows:
+        task, solver = config["tasks"][row["task"]], config["solvers"][row["solver"]]
+        parameters = {**shared, **_flat("task", task), "task": row["task"], **solver, "solver_name": row["solver"]}
+        key = f"{row['task']}/{row['solver']}/{_digest([parameters, parent])}"
+        tags = {"mlflow.parentRunId": parent, **extent}
+        child = memory.run_of(client, key, f"{row['task']} / {row['solver']}", tags)
+        _log(
+            client, child, parameters, {k: float(v) for k, v in row.items() if k not in ("task", "solver") and v}, time
+        )
+    return f"{uri}, experiment {config['tracking']['experiment']!r}, run {parent}"
+
+
+class _Memory:
+    """The ids of the MLflow runs that stand for this run, kept in its folder so that sending again updates them."""
+
+    def __init__(self, run: RunFolder, store: str, experiment_id: str) -> None:
+        self.run, self.experiment_id = run, experiment_id
+        self.all: dict[str, Any] = run.read_json(MEMORY)
+        self.ids: dict[str, str] = self.all.setdefault(store, {})
+
+    def run_of(self, client: MlflowClient, key: str, name: str, tags: dict[str, str]) -> str:
+        """Return the id of the MLflow run known as ``key``, made now if there is none, its tags up to date."""
+        from mlflow.exceptions import MlflowException
+
+        if key in self.ids:
+            try:
+                if client.get_run(self.ids[key]).info.lifecycle_stage == "active":
+                    for tag, value in tags.items():
+                        client.set_tag(self.ids[key], tag, value)
+                    return self.ids[key]
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        created = client.create_run(self.experiment_id, tags=tags | {"mlflow.runName": name})
+        self.ids[key] = str(created.info.run_id)
+        self.run.write_json(MEMORY, self.all)
+        return self.ids[key]
+
+
+def _store(run: RunFolder, config: dict[str, Any]) -> tuple[str, str | None]:
+    uri = config["tracking"]["uri"]
+    if uri is not None:
+        return str(uri), None
+    folder = os.path.dirname(run.root) if run.local else os.getcwd()
+    # stated, because MLflow would put artifacts into the present working directory
+    return f"sqlite:///{folder}/mlflow.db", Path(folder, "mlartifacts").as_uri()
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    found = client.get_experiment_by_name(name)
+    return str(found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts))
+
+
+def _log(client: MlflowClient, run_id: str, parameters: dict[str, Any], metrics: dict[str, float], time: int) -> None:
+    from mlflow.entities import Metric, Param
+
+    # the same number at the same time is the same row in MLflow: sending twice leaves one
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, time, 0) for name, value in metrics.items()],
+        params=[Param(name, str(value)) for name, value in parameters.items()],
+    )
+    client.set_terminated(run_id, "FINISHED", time)
+
+
+def _log_dataset(client: MlflowClient, run_id: str, config: dict[str, Any], provenance: dict[str, Any]) -> None:
+    from mlflow.entities import Dataset, DatasetInput
+
+    described = provenance.get("data") or {}
+    name, digest = str(config["data"].get("source")), str(described.get("digest", _digest(config["data"])))
+    dataset = Dataset(name, digest[:36], "ipsolve", json.dumps(config["data"]), profile=json.dumps(described))
+    client.log_inputs(run_id, [DatasetInput(dataset, [])])
+
+
+def _log_artifacts(client: MlflowClient, run_id: str, run: RunFolder) -> None:
+    figures = [path.removeprefix(f"{run.root}/") for path in run.files("figures", suffix="")]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in [*filter(run.exists, ARTIFACTS), *figures]:
+            copy = Path(folder, name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with run.filesystem.open_input_stream(run.path(name)) as stream:
+                copy.write_bytes(stream.read())
+        client.log_artifacts(run_id, folder)
+
+
+def _summary(run: RunFolder) -> list[dict[str, str]]:
+    with run.filesystem.open_input_stream(run.path("summary.csv")) as stream:
+        return list(csv.DictReader(io.StringIO(stream.read().decode())))
+
+
+def _read(run: RunFolder, name: str) -> dict[str, Any]:
+    with run.filesystem.open_input_stream(run.path(name)) as stream:
+        content: dict[str, Any] = yaml.safe_load(stream.read())
+    return content
+
+
+def _flat(prefix: str, mapping: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{name}": value for name, value in mapping.items()}
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _milliseconds(time: object) -> int:
+    return int(datetime.fromisoformat(str(time)).timestamp() * 1000)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

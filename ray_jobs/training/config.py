@@ -1,0 +1,179 @@
+"""What the training job can be told, with types, ranges and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from ipsolve.errors import RequestError
+from ipsolve.validation import build, unknown_key
+
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Channels = Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Images to train on. ``train`` and ``val`` are sources as in ``ipsolve.datasets.open_source``."""
+
+    train: str = "portraits:train"
+    val: str = "portraits:val"
+    size: Annotated[int, Field(ge=8, multiple_of=4)] = 64
+    num_train: Count = 72_000
+    num_val: Count = 1024
+    shard_size: Count = 2000
+
+
+class Autoencoder(Section):
+    """AutoencoderKL with factor 4: first its decoder on a fixed linear code, then both halves.
+
+    ``init_from``: a folder ``vae`` (or a prior that holds one) to take instead of training.
+    """
+
+    init_from: str | None = None
+    channels: tuple[Count, Count, Count] = (16, 32, 64)
+    latent_channels: Annotated[int, Field(ge=1, le=48)] = 8
+    norm_groups: Count = 8
+    decoder_steps: Steps = 1000
+    joint_steps: Steps = 3000
+    batch_size_per_worker: Count = 8
+    learning_rate: Rate = 3e-3
+    warmup_steps: Steps = 60
+    constant_share: Share = 0.35
+    code_noise_std: Annotated[float, Field(ge=0)] = 0.05
+    kl_weight: Annotated[float, Field(ge=0)] = 3e-4
+    ema_decay: Share = 0.998
+    eval_every: Count = 200
+    eval_images: Count = 128
+    checkpoint_every: Count = 500
+
+
+class UNet(Section):
+    """Epsilon-predicting UNet2DModel on the whitened latents."""
+
+    init_from: str | None = None
+    channels: Channels = (64, 128, 192)
+    attention: tuple[bool, ...] = (False, True, True)
+    layers_per_block: Count = 1
+    attention_head_dim: Count = 32
+    norm_groups: Count = 16
+    steps: Steps = 2600
+    batch_size_per_worker: Count = 24
+    optimiser: Literal["muon", "adamw"] = "muon"
+    learning_rate: Rate = 2e-3
+    adamw_learning_rate: Rate = 1.5e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_steps: Steps = 100
+    constant_share: Share = 0.2
+    snr_gamma: Rate = 5.0
+    ema_decay: Share = 0.999
+    eval_every: Count = 100
+    eval_images: Count = 512
+    samples_every: Count = 500
+    checkpoint_every: Count = 200
+
+
+class Compute(Section):
+    num_workers: Count = 2
+    threads_per_worker: Count = 1
+    use_gpu: bool = False
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    max_failures: Steps = 3
+
+
+class Tracking(Section):
+    """``uri``: an MLflow server; null is a SQLite store in the output folder."""
+
+    uri: str | None = None
+    experiment: str = "ipsolve-priors"
+
+
+class TrainingConfig(Section):
+    name: str
+    seed: int = 0
+    output: str = "runs/priors"
+    data: Data = Data()
+    autoencoder: Autoencoder = Autoencoder()
+    unet: UNet = UNet()
+    compute: Compute = Compute()
+    tracking: Tracking = Tracking()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output).absolute() / self.name
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must not change between a run and its continuation: all but where and how fast it runs."""
+        return self.model_dump(mode="json", exclude={"compute", "tracking", "output"})
+
+
+_SECTIONS: dict[str, type[Section]] = {
+    "data": Data,
+    "autoencoder": Autoencoder,
+    "unet": UNet,
+    "compute": Compute,
+    "tracking": Tracking,
+}
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Return the configuration in a YAML file, changed by ``section.key=value`` words.
+
+    Raises:
+        RequestError: one line naming the key and what is allowed.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise RequestError(f"config: {path} does not exist")
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise RequestError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise RequestError(f"config: {path} must hold a mapping of keys to values")
+    for word in overrides:
+        _override(tree, word)
+    return parse_config(tree)
+
+
+def parse_config(tree: Mapping[str, Any]) -> TrainingConfig:
+    """Return the checked configuration; RequestError in one line where it is wrong."""
+    for key in tree:
+        if key not in TrainingConfig.model_fields:
+            raise unknown_key("config", str(key), TrainingConfig.model_fields)
+    sections = {key: build(cls, tree[key], key) for key, cls in _SECTIONS.items() if key in tree}
+    config = build(TrainingConfig, {**tree, **sections}, "config")
+    if len(config.unet.attention) != len(config.unet.channels):
+        raise RequestError("unet.attention: must say true or false once for each of unet.channels")
+    for channels, groups, where in (
+        (config.autoencoder.channels, config.autoencoder.norm_groups, "autoencoder"),
+        (config.unet.channels, config.unet.norm_groups, "unet"),
+    ):
+        if any(width % groups for width in channels):
+            raise RequestError(f"{where}.norm_groups: {groups} must divide each of {where}.channels {channels}")
+    return config
+
+
+def _override(tree: dict[str, Any], word: str) -> None:
+    key, equals, value = word.partition("=")
+    *sections, last = key.split(".")
+    if not equals or not all([*sections, last]):
+        raise RequestError(f"override {word!r}: must be of the form section.key=value")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise RequestError(f"override {word!r}: {section} is not a section")
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RequestError(f"override {word!r}: the value is not YAML") from None

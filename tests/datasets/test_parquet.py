@@ -1,0 +1,122 @@
+"""Images in Parquet: found, read by row group, named, and refused where they are not there."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ipsolve.datasets import ImageError, open_source
+from ipsolve.errors import RequestError
+
+
+def picture(value: int) -> np.ndarray:
+    return np.full((8, 8, 3), value, np.uint8)
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(value)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write(path: Path, columns: dict[str, Any], rows_per_group: int = 2) -> None:
+    pq.write_table(pa.table(columns), path, row_group_size=rows_per_group)
+
+
+def value(image: np.ndarray | ImageError) -> int:
+    assert isinstance(image, np.ndarray)
+    return int(image[0, 0, 0])
+
+
+def test_bytes_over_files_and_row_groups(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"image": [png(v) for v in (1, 2, 3)], "label": [0, 0, 0]})
+    write(tmp_path / "b.parquet", {"image": [png(v) for v in (4, 5)], "label": [0, 0]})
+    source = open_source(str(tmp_path))
+    assert len(source) == 5
+    order = [4, 0, 2, 1, 3, 0]
+    assert [value(image) for image in source.load_batch(order, 8)] == [5, 1, 3, 2, 4, 1]
+    assert value(source.load(3, 8)) == 4
+    assert source.image_ids([0, 2, 3]) == ["a.parquet#0", "a.parquet#2", "b.parquet#0"]
+    assert open_source(str(tmp_path / "*.parquet")).image_ids([3]) == ["b.parquet#0"]
+    assert value(pickle.loads(pickle.dumps(source)).load(1, 8)) == 2
+
+
+def test_struct_with_bytes_as_hugging_face_writes_it(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"picture": [{"bytes": png(7), "path": "x.png"}, {"bytes": None, "path": "y.png"}]})
+    source = open_source(str(tmp_path / "a.parquet"))
+    there, absent = source.load_batch([0, 1], 8)
+    assert value(there) == 7
+    assert isinstance(absent, ImageError)
+
+
+def test_only_the_row_groups_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.parquet", {"image": [png(v) for v in range(10)]})
+    source = open_source(str(tmp_path))
+    read = []
+    original = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda self, i, **keys: (read.append(i), original(self, i, **keys))[1]
+    )
+    source.load_batch([3, 2, 8], 8)
+    assert sorted(read) == [1, 4]
+
+
+def test_damaged_rows_stand_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"image": [png(1), b"", png(3)[:20], png(4)]})
+    loaded = open_source(str(tmp_path)).load_batch(range(4), 8)
+    assert [isinstance(image, ImageError) for image in loaded] == [False, True, True, False]
+
+
+def test_id_column(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"image": [png(1), png(2)], "image_id": ["x", "y"], "number": [5, 5]})
+    assert open_source(str(tmp_path)).image_ids([1, 0]) == ["y", "x"]
+    with pytest.raises(RequestError, match=r"data\.id_column: the values of 'number' are not unique"):
+        open_source({"source": str(tmp_path), "id_column": "number"})
+    with pytest.raises(RequestError, match=r"data\.id_column: no column 'name'; there are: image, image_id, number"):
+        open_source({"source": str(tmp_path), "id_column": "name"})
+
+
+def test_image_column_by_name_or_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"left": [png(1)], "right": [png(2)], "label": [3]})
+    with pytest.raises(RequestError, match="left, right could all be it"):
+        open_source(str(tmp_path))
+    assert value(open_source({"source": str(tmp_path), "image_column": "right"}).load(0, 8)) == 2
+    with pytest.raises(RequestError, match="'label' is not a column of image bytes"):
+        open_source({"source": str(tmp_path), "image_column": "label"})
+
+
+def test_no_image_column(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"text": ["a"], "label": [3]})
+    with pytest.raises(RequestError, match=r"no image column .* columns: text, label$"):
+        open_source(str(tmp_path))
+
+
+def test_not_parquet_and_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"text")
+    with pytest.raises(RequestError, match="is not readable Parquet"):
+        open_source(str(tmp_path))
+    write(tmp_path / "a.parquet", {"image": pa.array([], pa.binary())})
+    with pytest.raises(RequestError, match="have no rows"):
+        open_source(str(tmp_path))
+
+
+def test_files_with_different_columns_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"image": [png(1)]})
+    write(tmp_path / "b.parquet", {"photo": [png(2)]})
+    with pytest.raises(RequestError, match=r"b\.parquet has no column 'image'"):
+        open_source(str(tmp_path))
+
+
+def test_images_beside_parquet_are_ambiguous(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"image": [png(1)]})
+    (tmp_path / "b.png").write_bytes(png(2))
+    with pytest.raises(RequestError, match="holds both"):
+        open_source(str(tmp_path))

@@ -1,0 +1,182 @@
+"""The evaluation job on a real local Ray: complete runs, deaths, and the same numbers whatever happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import yaml
+from mlflow import MlflowClient
+from PIL import Image
+
+from ipsolve.config import load_config
+from ipsolve.experiment import Experiment
+from ipsolve.results import RunFolder
+from ray_jobs import cli
+from ray_jobs.evaluate import evaluate
+from ray_jobs.pipeline import cluster
+from tests.ray_jobs.small_runs import NotANumber, Poison, Slow, close, do, experiment, mapping, rows
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    cluster.connect(num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+def wait_for(condition: object, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = experiment(tmp_path, baseline="pinv", compute={"batch_size": 2, "num_actors": 2})
+    assert evaluate(trial) == cli.COMPLETE
+    printed = capsys.readouterr().out
+    for line in ("10/10 images", "ddnm", "complete: 10 images", "report.html", "MLflow   sqlite:///"):
+        assert line in printed.replace("15/15", "10/10")
+    run = RunFolder(trial.config.run_location)
+    for name in ("config.yaml", "provenance.json", "summary.csv", "comparisons.csv", "report.html", "status.json"):
+        assert run.exists(name)
+    status = run.read_json("status.json")
+    assert (status["state"], status["exit_code"]) == ("complete", 0)
+    provenance = run.read_json("provenance.json")
+    assert provenance["end"] >= provenance["start"]
+    assert provenance["packages"]["ray"] == ray.__version__
+    resolved = Experiment.of(load_config(run.path("config.yaml")))
+    assert resolved.cells == trial.cells
+
+    alone = experiment(tmp_path / "alone")  # one process, without Ray, other batches
+    do(alone)
+    before = rows(trial)
+    assert before == close(rows(alone))
+
+    written = {path: os.stat(path).st_mtime_ns for path in run.files("results")}
+    assert evaluate(trial) == cli.COMPLETE
+    assert {path: os.stat(path).st_mtime_ns for path in run.files("results")} == written
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    tracked = client.get_experiment_by_name("ipsolve")
+    found = {each.info.run_name: each for each in client.search_runs([tracked.experiment_id])}
+    assert found.keys() == {"small", "sr4 / pinv", "sr4 / ddnm"}
+    child = found["sr4 / ddnm"]
+    assert child.data.tags["mlflow.parentRunId"] == found["small"].info.run_id
+    assert (child.data.params["num_steps"], child.data.params["eta"]) == ("4", "0.85")
+    assert child.data.metrics["n"] == 5
+    assert found["small"].inputs.dataset_inputs[0].dataset.name == "portraits:test"
+    assert {item.path for item in client.list_artifacts(found["small"].info.run_id)} > {"report.html", "summary.csv"}
+
+
+def test_a_killed_actor_costs_its_batch_a_repetition(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    slow = {"slow": Slow(seconds=0.5, pid_folder=str(pids))}
+    compute = {"batch_size": 1, "num_actors": 2}
+    trial = experiment(tmp_path, slow, compute=compute)
+
+    def kill() -> None:
+        wait_for(lambda: len(list(pids.iterdir())) >= 2)
+        os.kill(int(min(pids.iterdir(), key=os.path.getmtime).name.split("-")[0]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert evaluate(trial) == cli.COMPLETE
+    killer.join()
+    assert len(list(pids.iterdir())) <= 5 + 1  # five images, and the batch that was killed
+    reference = experiment(tmp_path / "alone", {"slow": Slow(seconds=0)}, compute=compute)
+    do(reference)
+    assert rows(trial) == close(rows(reference))
+
+
+def test_a_batch_that_always_kills_its_process_ends_in_failures(tmp_path: Path) -> None:
+    suspects = experiment(
+        tmp_path / "suspects", {"faulty": NotANumber()}, solvers={"pinv": {"solver": "pseudo_inverse"}}
+    )
+    do(suspects)
+    bright = RunFolder(suspects.config.run_location).failures()["image_id"].to_pylist()
+    assert bright
+    first = suspects.image_ids.index(bright[0])
+    data = {"source": "portraits:test", "limit": first + 1}
+    trial = experiment(tmp_path, {"faulty": Poison()}, solvers={"pinv": {"solver": "pseudo_inverse"}}, data=data)
+    assert evaluate(trial) == cli.SOME_IMAGES_FAILED
+    run = RunFolder(trial.config.run_location)
+    failures = run.failures().to_pylist()
+    assert [(row["image_id"], row["solver"], row["stage"]) for row in failures] == [(bright[0], "faulty", "crash")]
+    assert len(rows(trial)) == 2 * (first + 1) - 1
+    assert run.read_json("status.json")["exit_code"] == cli.SOME_IMAGES_FAILED
+
+
+def command(config: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "ray_jobs.evaluate", str(config), *words]
+
+
+def test_unreadable_images_and_nan_end_in_failures_and_exit_code_3(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a", "c"):
+        Image.new("RGB", (20, 20), "teal").save(folder / f"{name}.png")
+    (folder / "b.png").write_bytes(b"not an image")
+    solvers = {
+        "pinv": {"solver": "pseudo_inverse"},
+        "nan": {"solver": "latent_dps", "num_steps": 4, "guidance_scale": 1e38},
+    }
+    config = tmp_path / "x.yaml"
+    config.write_text(yaml.safe_dump(mapping(tmp_path, data={"source": str(folder)}, solvers=solvers)))
+    done = subprocess.run(command(config), cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == cli.SOME_IMAGES_FAILED, done.stdout + done.stderr
+    assert "4 of 6 images failed" in done.stdout
+    assert done.stderr == ""
+    stages = {
+        (row["image_id"], row["solver"]): row["stage"] for row in RunFolder(tmp_path / "small").failures().to_pylist()
+    }
+    assert stages == {
+        ("b.png", "pinv"): "read",
+        ("b.png", "nan"): "read",
+        ("a.png", "nan"): "solve",
+        ("c.png", "nan"): "solve",
+    }
+
+
+def test_a_killed_driver_leaves_a_run_that_is_completed(tmp_path: Path) -> None:
+    changes = {
+        "data": {"source": "portraits:test", "limit": 12},
+        "solvers": {"tv": {"solver": "tv", "num_steps": 400}},
+        "compute": {"batch_size": 1, "num_actors": 2},
+    }
+    config = tmp_path / "x.yaml"
+    config.write_text(yaml.safe_dump(mapping(tmp_path, **changes)))
+    run = RunFolder(tmp_path / "small")
+    driver = subprocess.Popen(command(config), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(run.files("results")) >= 3, 240)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.wait()
+    survived = {path: Path(path).read_bytes() for path in run.files("results")}
+    assert run.read_json("status.json")["state"] == "running"
+    wait_for(lambda: not any(process.is_running() for process in family), 60)  # no orphan
+
+    trial = experiment(tmp_path, **changes)
+    seconds = {row["image_id"]: row["seconds"] for row in run.results(["image_id", "seconds"]).to_pylist()}
+    assert evaluate(trial) == cli.COMPLETE
+    again = {row["image_id"]: row["seconds"] for row in run.results(["image_id", "seconds"]).to_pylist()}
+    assert len(survived) >= 3
+    assert again == again | seconds  # what survived was not computed again
+    reference = experiment(tmp_path / "alone", **changes)
+    do(reference)
+    assert rows(trial) == close(rows(reference))
+    assert json.loads(Path(run.path("status.json")).read_text())["state"] == "complete"

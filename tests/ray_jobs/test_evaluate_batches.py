@@ -1,0 +1,166 @@
+"""One batch: results that belong to the image alone, and faults that stay with the image that caused them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ipsolve.errors import RequestError
+from ipsolve.experiment import Experiment
+from ipsolve.metrics import METRICS
+from ipsolve.results import COUNTS, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder
+from ray_jobs.pipeline.evaluator import Evaluator, Outcome
+from ray_jobs.pipeline.reading import load
+from ray_jobs.pipeline.worker import MAX_DEATHS, Worker
+from ray_jobs.pipeline.workload import Workload
+from tests.ray_jobs.small_runs import NotANumber, OutOfMemory, Raises, experiment
+
+DETERMINED = ("psnr", "ssim", "consistency", *COUNTS)
+SOLVERS = {
+    "pinv": {"solver": "pseudo_inverse"},
+    "tv": {"solver": "tv", "num_steps": 5},
+    "ddnm": {"solver": "ddnm", "num_steps": 4},
+    "dps": {"solver": "latent_dps", "num_steps": 4},
+}
+
+
+def evaluate(trial: Experiment, solver: str, indices: list[int]) -> Outcome:
+    cell = next(cell for cell in trial.cells if cell.solver == solver)
+    images = np.stack([trial.source.load(index, trial.image_size) for index in indices])
+    return Evaluator(Workload.of(trial)).evaluate(cell, trial.source.image_ids(indices), torch.from_numpy(images))
+
+
+def numbers(*outcomes: Outcome) -> dict[str, list[float]]:
+    rows = [row for outcome in outcomes for row in outcome.rows.to_pylist()]
+    return {row["image_id"]: [row[name] for name in DETERMINED] for row in rows}
+
+
+# float64: rounding alone. float32: rounding that depends on the batch size, grown over the steps of a solver
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-6), ("float32", 1e-3)])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_image_does_not_depend_on_its_batch(tmp_path: Path, solver: str, precision: str, tolerance: float) -> None:
+    trial = experiment(tmp_path, solvers=SOLVERS, compute={"precision": precision})
+    together = numbers(evaluate(trial, solver, list(range(8))))
+    for others in (
+        numbers(*(evaluate(trial, solver, [index]) for index in range(8))),
+        numbers(evaluate(trial, solver, [6, 3, 7]), evaluate(trial, solver, [5, 4, 2, 1, 0])),
+    ):
+        assert others.keys() == together.keys()
+        for name, values in together.items():
+            assert others[name] == pytest.approx(values, abs=tolerance)
+
+
+def test_all_solvers_see_the_same_measurement(tmp_path: Path) -> None:
+    trial = experiment(tmp_path, solvers=SOLVERS)
+    seen = [evaluate(trial, solver, [0, 1]).rows["measurement"].to_pylist() for solver in SOLVERS]
+    assert all(each == seen[0] for each in seen)
+
+
+def test_another_seed_is_another_measurement(tmp_path: Path) -> None:
+    trial = experiment(tmp_path, seed=[0, 1])
+    images = torch.from_numpy(trial.source.load(0, trial.image_size))[None]
+    evaluator = Evaluator(Workload.of(trial))
+    rows = [evaluator.evaluate(cell, ["a"], images).rows for cell in trial.cells if cell.solver == "pinv"]
+    assert [row["seed"].to_pylist() for row in rows] == [[0], [1]]
+    assert rows[0]["measurement"] != rows[1]["measurement"]
+
+
+def test_rows_and_references_follow_the_schema(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    evaluator = Evaluator(Workload.of(trial))
+    images = torch.from_numpy(trial.source.load(0, trial.image_size))[None]
+    reference = evaluator.evaluate(trial.reference_cell, ["a"], images)
+    assert reference.rows.schema == REFERENCE_SCHEMA
+    row = evaluate(trial, "ddnm", [0]).rows
+    assert row.schema == RESULT_SCHEMA
+    assert row["denoiser_calls"].to_pylist() == [4]
+    assert row["seconds"][0].as_py() > 0
+
+
+def test_a_nan_costs_its_own_image_only(tmp_path: Path) -> None:
+    trial = experiment(tmp_path, {"nan": NotANumber()})
+    expected = numbers(evaluate(trial, "pinv", list(range(8))))
+    outcome = evaluate(trial, "nan", list(range(8)))
+    assert 0 < len(outcome.failures) < 8
+    assert {failure.stage for failure in outcome.failures} == {"solve"}
+    assert "NaN or Inf" in outcome.failures[0].error
+    good = numbers(outcome)
+    assert good.keys() | {failure.image_id for failure in outcome.failures} == expected.keys()
+    assert all(good[name][0] == pytest.approx(expected[name][0], abs=3) for name in good)
+
+
+def test_an_exception_is_narrowed_down_to_its_image(tmp_path: Path) -> None:
+    trial = experiment(tmp_path, {"nan": NotANumber(), "raises": Raises()})
+    bright = {failure.image_id for failure in evaluate(trial, "nan", list(range(8))).failures}
+    outcome = evaluate(trial, "raises", list(range(8)))
+    assert {failure.image_id for failure in outcome.failures} == bright
+    assert {failure.error for failure in outcome.failures} == {"ZeroDivisionError: this image is too bright"}
+    assert len(outcome.rows) == 8 - len(bright)
+
+
+def test_a_batch_too_large_for_the_memory_is_split_and_the_reason_kept(tmp_path: Path) -> None:
+    trial = experiment(tmp_path, {"oom": OutOfMemory(room=3)})
+    outcome = evaluate(trial, "oom", list(range(8)))
+    assert len(outcome.rows) == 8
+    assert outcome.failures == []
+    assert outcome.notes[0].startswith("a batch of 8 was halved: OutOfMemoryError: CUDA out of memory")
+
+
+def test_a_score_that_fails_is_a_failure_of_stage_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> torch.Tensor:
+        raise RequestError("no score today")
+
+    monkeypatch.setattr(METRICS["ssim"], "__call__", refuse)
+    outcome = evaluate(experiment(tmp_path), "pinv", [0, 1])
+    assert [(failure.stage, failure.error) for failure in outcome.failures] == [
+        ("score", "RequestError: no score today")
+    ] * 2
+    assert len(outcome.rows) == 0
+
+
+def test_a_batch_is_done_once_whatever_died(tmp_path: Path) -> None:
+    """A worker that comes to a batch again takes over what is saved and does the rest alone."""
+    trial = experiment(tmp_path)
+    worker = Worker(Workload.of(trial))
+    cell = trial.cells[0]
+    batch = load(trial.source, cell.hash, [0, 1, 2], trial.image_size)
+    assert worker.process(batch) == {"cell": cell.hash, "done": 3, "failed": 0, "notes": []}
+    run = RunFolder(trial.config.run_location)
+    first = run.results(["image_id", "seconds"])
+    assert worker.process(batch)["done"] == 3
+    assert run.results(["image_id", "seconds"]) == first
+    assert run.files("attempts", suffix="") == []
+
+
+def test_a_batch_that_killed_its_process_is_repeated_image_by_image(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    worker, cell = Worker(Workload.of(trial)), trial.cells[0]
+    ids = trial.source.image_ids([0, 1, 2])
+    worker.storage.begin(cell, ids)  # what a death leaves behind: an attempt that never ended
+    for _ in range(MAX_DEATHS):
+        worker.storage.begin(cell, ids[1:2])
+    report = worker.process(load(trial.source, cell.hash, [0, 1, 2], trial.image_size))
+    assert (report["done"], report["failed"]) == (2, 1)
+    run = RunFolder(trial.config.run_location)
+    failure = run.failures().to_pylist()
+    assert [(row["image_id"], row["stage"], row["error"]) for row in failure] == [
+        (ids[1], "crash", "its process died 3 times")
+    ]
+    assert sorted(run.results(["image_id"])["image_id"].to_pylist()) == sorted([ids[0], ids[2]])
+
+
+def test_an_unreadable_image_costs_itself_only(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (40, 30), "red").save(folder / "good.png")
+    (folder / "bad.png").write_bytes(b"this is a text")
+    trial = experiment(tmp_path, data={"source": str(folder)})
+    worker, cell = Worker(Workload.of(trial)), trial.cells[0]
+    report = worker.process(load(trial.source, cell.hash, [0, 1], trial.image_size))
+    assert (report["done"], report["failed"]) == (1, 1)
+    failures = RunFolder(trial.config.run_location).failures().to_pylist()
+    assert [(row["image_id"], row["stage"]) for row in failures] == [("bad.png", "read")]

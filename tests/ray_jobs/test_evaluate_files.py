@@ -1,0 +1,148 @@
+"""The files of a run: nothing is lost, nothing twice, nothing of another configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ipsolve.results import RunFolder
+from ray_jobs.pipeline.plan import Plan
+from ray_jobs.pipeline.storage import Failure, Storage
+from ray_jobs.pipeline.upkeep import compact, tidy
+from tests.ray_jobs.small_runs import close, do, experiment, rows
+
+
+def test_batches_of_the_cells_are_interleaved(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    plan = Plan.of(trial)
+    reference, pinv, ddnm = trial.reference_cell.hash, *(cell.hash for cell in trial.cells)
+    assert plan.batches == [
+        *((name, [0, 1]) for name in (reference, pinv, ddnm)),
+        *((name, [2, 3]) for name in (reference, pinv, ddnm)),
+        *((name, [4]) for name in (reference, pinv, ddnm)),
+    ]
+
+
+def test_the_rows_of_the_source_are_bounded(tmp_path: Path) -> None:
+    trial = experiment(tmp_path, data={"source": "portraits:test", "limit": 3000}, compute={"batch_size": 1})
+    plan = Plan.of(trial)
+    assert len(plan.batches) == 9000
+    assert len(plan.chunks()) <= 1024
+
+
+def test_a_finished_run_leaves_nothing_to_do(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    assert do(trial).images_missing == 15
+    before = rows(trial)
+    assert do(trial).batches == []
+    assert rows(trial) == before
+    assert len(RunFolder(trial.config.run_location).references()) == 5
+
+
+def test_a_broken_off_run_is_completed(tmp_path: Path) -> None:
+    whole, broken = experiment(tmp_path / "a"), experiment(tmp_path / "b")
+    do(whole)
+    do(broken, batches=4)
+    assert do(broken).images_missing == 15 - 8
+    assert rows(broken) == close(rows(whole))
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"data": {"source": "portraits:test", "limit": 7}}, 3 * 2),
+        ({"seed": [0, 1]}, 2 * 5),
+        ({"solvers": {"pinv": {"solver": "pseudo_inverse"}, "tv": {"solver": "tv", "num_steps": 3}}}, 5),
+        ({"compute": {"batch_size": 5}}, 0),
+        ({"name": "small", "metrics": ["psnr"]}, 0),
+    ],
+    ids=["images", "seeds", "a solver", "batch size", "metrics"],
+)
+def test_extending_a_run_does_the_new_part_only(tmp_path: Path, changes: dict[str, Any], missing: int) -> None:
+    do(experiment(tmp_path))
+    extended = experiment(tmp_path, **changes)
+    assert do(extended).images_missing == missing
+    alone = experiment(tmp_path / "alone", **changes)
+    do(alone)
+    assert rows(extended) == close(rows(alone))
+
+
+def test_a_changed_setting_is_set_aside_and_comes_back(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    do(trial)
+    before = rows(trial)
+    changed = experiment(
+        tmp_path, solvers={"pinv": {"solver": "pseudo_inverse"}, "ddnm": {"solver": "ddnm", "num_steps": 6}}
+    )
+    assert do(changed).images_missing == 5
+    assert len(rows(changed)) == 10
+    assert rows(changed) != before
+    assert len(RunFolder(trial.config.run_location).files("superseded")) == 3
+    assert do(trial).images_missing == 0
+    assert rows(trial) == before
+
+
+def test_fewer_images_are_a_smaller_run(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    do(trial)
+    compact(RunFolder(trial.config.run_location), [trial.reference_cell, *trial.cells])
+    fewer = experiment(tmp_path, data={"source": "portraits:test", "limit": 3})
+    assert do(fewer).images_missing == 0
+    assert {key[3] for key in rows(fewer)} == set(fewer.image_ids)
+    before = rows(fewer)
+    assert do(trial).images_missing == 0
+    assert len(rows(trial)) == 10
+    assert before.items() < rows(trial).items()
+
+
+def test_compaction_keeps_every_row(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    do(trial)
+    run, before = RunFolder(trial.config.run_location), rows(trial)
+    small = run.files("results")
+    compact(run, [trial.reference_cell, *trial.cells])
+    assert len(small) == 6
+    assert len(run.files("results")) == 2
+    assert len(run.files("references")) == 1
+    assert rows(trial) == before
+
+
+def test_a_compaction_that_was_killed_is_put_right(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    do(trial)
+    run, before = RunFolder(trial.config.run_location), rows(trial)
+    kept = {path: Path(path).read_bytes() for path in run.files("results")}
+    compact(run, [trial.reference_cell, *trial.cells])
+    for path in list(kept)[1:]:  # killed before it deleted these
+        Path(path).write_bytes(kept[path])
+    assert len(run.results(["psnr"])) == len(before)
+    assert do(trial).images_missing == 0
+    assert rows(trial) == before
+
+
+def test_a_torn_file_is_done_again(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    do(trial)
+    run, before = RunFolder(trial.config.run_location), rows(trial)
+    torn = Path(run.files("results")[0])
+    lost = pq.read_metadata(torn).num_rows
+    torn.write_bytes(torn.read_bytes()[:200])
+    assert do(trial).images_missing == lost
+    assert rows(trial) == close(before)
+
+
+def test_failures_are_kept_and_tried_again_on_request_only(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    storage, cell = Storage(trial.config.run_location), trial.cells[0]
+    storage.save(cell, trial.image_ids[:1], pa.table({}), [Failure.of(cell, trial.image_ids[0], "solve", "for a test")])
+    plan = do(trial)
+    assert plan.failed[cell.hash] == 1
+    assert plan.images_missing == 14
+    assert (len(rows(trial)), len(storage.run.failures())) == (9, 1)
+    tidy(storage.run, plan.cells, set(trial.image_ids), retry_failed=True)
+    assert do(trial).images_missing == 1
+    assert (len(rows(trial)), len(storage.run.failures())) == (10, 0)

@@ -1,0 +1,312 @@
+"""The training job: its parts by the laws they keep, then one tiny training, killed and continued."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+from ipsolve.datasets.portraits import render
+from ipsolve.errors import RequestError
+from ipsolve.priors import load_prior
+from ray_jobs.train_prior import main, train_prior
+from ray_jobs.training.config import TrainingConfig, load_config, parse_config
+from ray_jobs.training.export import encode, fold_whitening
+from ray_jobs.training.linear_code import PatchCode, initialise_encoder
+from ray_jobs.training.networks import new_autoencoder, noise_scheduler
+from ray_jobs.training.optimisation import MatrixMuon, is_hidden_matrix, learning_rate_factor, moving_average
+from ray_jobs.training.shards import Shards, batch_rows
+from ray_jobs.training.tracking import Tracker
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "priors"
+TINY = {
+    "name": "tiny",
+    "data": {"size": 32, "num_train": 48, "num_val": 16, "shard_size": 20},
+    "autoencoder": {
+        "decoder_steps": 2,
+        "joint_steps": 2,
+        "batch_size_per_worker": 4,
+        "eval_every": 2,
+        "eval_images": 16,
+        "checkpoint_every": 2,
+    },
+    "unet": {
+        "channels": [16, 32],
+        "attention": [False, True],
+        "norm_groups": 8,
+        "attention_head_dim": 8,
+        "steps": 24,
+        "batch_size_per_worker": 4,
+        "eval_every": 4,
+        "eval_images": 16,
+        "checkpoint_every": 4,
+        "samples_every": 1000,
+    },
+    "compute": {"num_workers": 1, "precision": "float32", "max_failures": 0},
+}
+
+
+def portraits(count: int, size: int = 64) -> torch.Tensor:
+    return render(range(count), size) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def config() -> TrainingConfig:
+    return load_config(str(CONFIGS / "portraits64.yaml"))
+
+
+# ---- parts
+
+
+def test_patch_code_is_the_best_linear_code_of_its_size() -> None:
+    images = portraits(16)
+    code = PatchCode.fit(images, 8)
+    z = code(images)
+    torch.testing.assert_close(torch.cov(z.transpose(0, 1).flatten(1)), torch.eye(8), atol=1e-2, rtol=0)
+    patches = nn.functional.unfold(images, 4, stride=4).transpose(1, 2).reshape(-1, 48)
+    patches = patches - patches.mean(0)
+    basis = code.basis.flatten(1)
+    lost = torch.linalg.svdvals(patches)[8:].square().sum()  # Eckart & Young 1936: no other code loses less
+    torch.testing.assert_close(
+        (patches - patches @ torch.linalg.pinv(basis) @ basis).square().sum(), lost, rtol=1e-2, atol=0
+    )
+
+
+def test_encoder_starts_as_the_linear_code(config: TrainingConfig) -> None:
+    images = portraits(32)
+    code = PatchCode.fit(images, config.autoencoder.latent_channels)
+    vae = new_autoencoder(config)
+    with torch.no_grad():
+        initialise_encoder(vae, code)
+        difference = vae.encode(images).latent_dist.mean - code(images)
+    assert difference.square().mean().sqrt() < 0.03 * code(images).square().mean().sqrt()
+
+
+def test_whitening_changes_latents_and_not_reconstructions(config: TrainingConfig) -> None:
+    torch.manual_seed(0)
+    vae = new_autoencoder(config).double()
+    images = portraits(8).double()
+    mean, std = torch.randn(8).double(), torch.rand(8).double() + 0.5
+    with torch.no_grad():
+        before = vae.encode(images).latent_dist
+        reconstruction = vae.decode(before.mean).sample
+        fold_whitening(vae, mean, std)
+        after = vae.encode(images).latent_dist
+        wanted = (before.mean - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+        torch.testing.assert_close(after.mean, wanted)
+        torch.testing.assert_close(after.std, before.std / std.view(1, -1, 1, 1))
+        torch.testing.assert_close(vae.decode(after.mean).sample, reconstruction)
+
+
+def test_muon_on_a_convolution_is_muon_on_its_matrix() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 8, 3)
+    matrix = conv.weight.detach().clone().flatten(1).requires_grad_()
+    ours = MatrixMuon([conv.weight], lr=0.1, weight_decay=0.01)
+    reference = torch.optim.Muon([matrix], lr=0.1, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        gradient = torch.randn_like(conv.weight)
+        conv.weight.grad, matrix.grad = gradient, gradient.flatten(1)
+        ours.step()
+        reference.step()
+    torch.testing.assert_close(conv.weight.flatten(1), matrix)
+
+
+def test_muon_leaves_the_ends_to_adamw() -> None:
+    weight = torch.zeros(4, 4, 3, 3)
+    assert is_hidden_matrix("mid_block.resnets.0.conv1.weight", weight)
+    assert not any(is_hidden_matrix(name, weight) for name in ("conv_in.weight", "time_embedding.linear_1.weight"))
+    assert not is_hidden_matrix("mid_block.resnets.0.conv1.bias", torch.zeros(4))
+
+
+def test_learning_rate_rises_holds_and_falls() -> None:
+    factors = [learning_rate_factor(step, 1000, warmup=100, constant_share=0.2) for step in range(1000)]
+    assert factors[0] == pytest.approx(0.01)
+    assert factors[100:200] == [1.0] * 100
+    assert all(late < early for early, late in itertools.pairwise(factors[200:]))
+    assert factors[-1] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_moving_average_converges_to_the_weights() -> None:
+    model = nn.Linear(2, 2)
+    average = moving_average(model, 0.9)
+    average.update_parameters(model)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    for _ in range(200):
+        average.update_parameters(model)
+    torch.testing.assert_close(average.module.weight, model.weight)
+    assert not average.module.weight.requires_grad
+
+
+def test_every_epoch_uses_each_image_once() -> None:
+    rows = np.concatenate([batch_rows(step, 6, 20, seed=3) for step in range(10)])
+    for epoch in rows.reshape(3, 20):
+        assert sorted(epoch) == list(range(20))
+    assert not np.array_equal(rows[:20], rows[20:40])
+    np.testing.assert_array_equal(batch_rows(7, 6, 20, seed=3), rows[42:48])
+
+
+# ---- requests
+
+
+@pytest.mark.parametrize("name", ["portraits64.yaml", "portraits128.yaml"])
+def test_shipped_configurations_are_valid(name: str) -> None:
+    assert load_config(str(CONFIGS / name)).unet.steps > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("unet.chanels=[1]", r"unet\.chanels: unknown key \(did you mean 'channels'\?\)"),
+        ("data.size=30", r"data\.size: must be a multiple of 4|data\.size: .*multiple"),
+        ("nonsense=1", r"config\.nonsense: unknown key"),
+        ("unet.attention=[true]", r"unet\.attention: must say"),
+        ("unet.norm_groups=7", r"unet\.norm_groups: 7 must divide"),
+        ("data.train=portraits:trian", r"no split 'trian' \(did you mean 'train'\?\)"),
+        ("autoencoder.init_from=/no/such", r"autoencoder\.init_from"),
+        ("seed", "must be of the form"),
+    ],
+)
+def test_a_wrong_request_exits_with_2_and_one_line(
+    override: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([str(CONFIGS / "portraits64.yaml"), f"output={tmp_path}", override]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    with pytest.raises(RequestError, match=message):
+        raise RequestError(errors.strip())
+
+
+def test_a_missing_configuration_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["/no/such.yaml"]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_dead_tracking_server_costs_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse_config({**TINY, "output": str(tmp_path), "tracking": {"uri": "http://127.0.0.1:9"}})
+    config.folder.mkdir()
+    began = time.monotonic()
+    tracker = Tracker.start(config)
+    tracker.metrics("unet", {"loss": 1.0}, 1)
+    tracker.finish()
+    assert time.monotonic() - began < 30
+    assert capsys.readouterr().out.count("warning: MLflow") == 1
+
+
+# ---- the whole job
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def trained(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
+    """One tiny training that nothing disturbed."""
+    config = parse_config({**TINY, "output": str(tmp_path_factory.mktemp("undisturbed"))})
+    train_prior(config)
+    return config
+
+
+def test_the_result_is_a_prior_with_white_latents(trained: TrainingConfig) -> None:
+    prior = load_prior({"prior": "latent", "path": str(trained.folder / "prior")})
+    assert prior.image_shape == (3, 32, 32)
+    z = prior.encode(portraits(48, 32))
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(8), atol=0.02, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(8), atol=0.02, rtol=0)
+    level = prior.schedule.level(500)
+    assert prior.denoise(torch.randn(2, *prior.latent_shape), level).isfinite().all()
+    stored = load_file(trained.folder / "prior" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {weight.dtype for weight in stored.values()} == {torch.float16}
+
+
+def test_cached_images_and_latents_are_those_of_the_source(trained: TrainingConfig) -> None:
+    folder = next((trained.folder / "cache").glob("images-*/000000040.npy")).parent
+    pixels = Shards(folder)[np.array([47, 0, 20])]
+    expected = (render([47, 0, 20], 32) * 255).round().byte().permute(0, 2, 3, 1)
+    torch.testing.assert_close(pixels, expected)
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(trained.folder / "prior" / "vae")
+    latents = Shards(trained.folder / "cache" / "latents-train")[np.array([47, 0, 20])]
+    torch.testing.assert_close(latents.float(), encode(vae, pixels), atol=0.02, rtol=0.01)
+
+
+def test_curves_are_in_files_and_in_mlflow(trained: TrainingConfig) -> None:
+    from mlflow import MlflowClient
+
+    header, *rows = (trained.folder / "curves" / "unet.csv").read_text().splitlines()
+    assert header.startswith("step,images,")
+    assert [int(row.split(",")[0]) for row in rows] == [0, 4, 8, 12, 16, 20, 24]
+    client = MlflowClient(f"sqlite:///{trained.folder / 'mlflow.db'}")
+    run = client.get_run((trained.folder / "mlflow_run_id").read_text())
+    assert run.data.params["unet.steps"] == "24"
+    history = client.get_metric_history(run.info.run_id, "unet/eps_mse")
+    assert [point.step for point in history] == [0, 4, 8, 12, 16, 20, 24]
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "samples")] == ["samples/step-0000024.png"]
+
+
+def kill_worker_after_first_checkpoint(checkpoints: Path) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if any(checkpoints.glob("checkpoint_*/state.pt")):
+            for process in psutil.Process().children(recursive=True):
+                if process.name().startswith("ray::RayTrain") or "RayTrainWorker" in " ".join(process.cmdline()):
+                    os.kill(process.pid, signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+def test_a_killed_training_continues_to_the_same_weights(
+    trained: TrainingConfig, ray_here: None, tmp_path: Path
+) -> None:
+    vae = str(trained.folder / "prior" / "vae")
+    tree = {**TINY, "output": str(tmp_path), "autoencoder": {"init_from": vae}}
+    config = parse_config(tree)
+    killer = threading.Thread(
+        target=kill_worker_after_first_checkpoint, args=(config.folder / "checkpoints" / "unet",), daemon=True
+    )
+    killer.start()
+    with pytest.raises(Exception, match=r"(?s)."):
+        train_prior(config)
+    killer.join()
+    steps_done = (config.folder / "curves" / "unet.csv").read_text().splitlines()
+    assert not (config.folder / "prior" / "unet").exists()
+
+    train_prior(config)
+    resumed = (config.folder / "curves" / "unet.csv").read_text().splitlines()
+    assert len(steps_done) < len(resumed) == 8
+    file = "unet/diffusion_pytorch_model.safetensors"
+    whole, continued = load_file(trained.folder / "prior" / file), load_file(config.folder / "prior" / file)
+    for name, weight in whole.items():
+        torch.testing.assert_close(continued[name], weight, atol=2e-3, rtol=1e-2)
+
+
+def test_another_configuration_does_not_continue_a_run(trained: TrainingConfig) -> None:
+    tree = yaml.safe_load((trained.folder / "config.yaml").read_text())
+    tree["unet"]["steps"] = 99
+    with pytest.raises(RequestError, match=r"^unet: .* holds a run begun with other values"):
+        train_prior(parse_config(tree))
+
+
+def test_the_schedule_is_that_of_the_shipped_prior() -> None:
+    shipped = load_prior({"prior": "latent", "path": "builtin:portraits-64"}).schedule
+    ours = noise_scheduler().alphas_cumprod
+    assert shipped.level(500).alpha == pytest.approx(float(ours[500].sqrt()), rel=1e-5)

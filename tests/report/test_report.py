@@ -1,0 +1,210 @@
+"""The report: one page without the network, that tells the whole truth of a run, whatever is missing from it."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ipsolve.config import read_yaml
+from ipsolve.conventions import UNITS
+from ipsolve.errors import RequestError
+from ipsolve.report import RunView, build_report, console_table, markdown, open_run
+from ipsolve.report.strips import choose, strips
+from ipsolve.report.tables import headline, number, published_lines, shown_columns, task_lines
+from ipsolve.report.view import Published
+from ipsolve.validation import build
+from ray_jobs import report as command
+from tests.synthetic_run import write_run
+
+PUBLISHED = Path(__file__).parents[2] / "configs" / "paper" / "published"
+
+
+def fail_some(row: dict[str, object]) -> dict[str, object] | None:
+    if row["solver"] == "tv" and row["image_id"] == "portraits/00001":
+        return None
+    if row["solver"] == "ddnm" and row["image_id"] == "portraits/00000":
+        return {**row, "psnr": float("nan"), "ssim": None, "measurement": None, "features": None}
+    return row
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    return write_run(folder, size=32, edit=fail_some, published=str(PUBLISHED / "kuang2026_ffhq.yaml"))
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return Path(build_report(str(run))).read_text()
+
+
+@pytest.fixture(scope="module")
+def view(run: Path) -> RunView:
+    return open_run(str(run))
+
+
+class Links(HTMLParser):
+    """Collects every address that a browser would fetch, and checks that tags close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href") and value]
+        if tag not in ("meta", "img", "br", "wbr", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_fetches_nothing(page: str) -> None:
+    links = Links()
+    links.feed(page)
+    assert links.open == []
+    assert links.addresses
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in links.addresses)
+    assert "url(http" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_the_page_shows_every_part(page: str) -> None:
+    for part in ("summary", "comparisons", "cost", "images", "published", "failures", "provenance"):
+        assert f'<section id="{part}">' in page
+    assert page.count("<svg") == 4  # forests of psnr and ssim, two of cost
+    assert "0123abc" in page
+    assert "nullspace_resample:" in page  # the configuration
+    assert UNITS.replace("&", "&amp;") in page.replace("&#39;", "'")
+
+
+def test_absent_metrics_come_with_the_way_to_get_them(run: Path, view: RunView, page: str) -> None:
+    absent = view.absent_metrics()
+    assert set(absent) == {"lpips", "fid", "kid"}
+    for text in (page, (run / "report.md").read_text(), console_table(view)):
+        assert "curl -fL --create-dirs" in text
+
+
+def test_figures_are_files_too(run: Path, page: str) -> None:
+    for name in ("forest_psnr", "forest_ssim", "cost_seconds", "cost_calls"):
+        svg = (run / "figures" / f"{name}.svg").read_text()
+        assert svg.startswith("<svg")
+        assert not re.search("#010203|#040506|#070809|var\\(", svg)  # no stand-in colour is left
+    assert "#010203" not in page
+
+
+def test_text_from_a_run_is_escaped(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", images=2, size=32, solvers=("tv", "resample"), tasks=("sr4",))
+    settings = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(settings.replace("portraits:test", "<script>alert(1)</script>"))
+    assert "<script>alert" not in Path(build_report(str(folder))).read_text()
+
+
+def test_best_is_best_and_a_tie_is_a_tie(view: RunView) -> None:
+    columns = shown_columns(view.summary)
+    position = [column.key for column in columns].index("psnr")
+    for task in view.tasks:
+        entries = {line.solver: line.entries[position] for line in task_lines(view, task, columns)}
+        own = view.summary[view.summary["task"] == task].set_index("solver")["psnr"]
+        found = headline(view, task)
+        assert found is not None
+        assert [name for name, entry in entries.items() if entry.best] == [own.idxmax()] == [found.best]
+        assert {name for name, entry in entries.items() if entry.tie} == set(found.ties)
+        assert not entries["pseudo_inverse"].tie  # 3 dB behind on every image
+
+
+def test_strips_are_chosen_by_rule_and_are_the_same_for_all_solvers(view: RunView) -> None:
+    own = view.rows[(view.rows["task"] == "sr4") & (view.rows["solver"] == "resample")]
+    drawn = {strip.rank: strip for strip in strips(view, "sr4")}
+    assert drawn["best"].image_id == own.loc[own["psnr"].idxmax(), "image_id"]
+    assert drawn["worst"].image_id == own.loc[own["psnr"].idxmin(), "image_id"]
+    for strip in drawn.values():
+        assert [picture.name for picture in strip.pictures] == ["truth", "measurement", *view.solvers]
+        assert all(picture.source for picture in strip.pictures[:2])
+
+
+def test_median_of_a_ranking() -> None:
+    rows = pd.DataFrame({"image_id": list("abcde"), "psnr": [3.0, 5.0, 1.0, float("nan"), 2.0]})
+    assert choose(rows) == {"best": "b", "median": "e", "worst": "c"}
+    assert choose(rows[:1]) == {"only": "a"}
+    assert choose(rows[:0]) == {}
+
+
+def test_published_figures_stand_beside_measured_ones(view: RunView, page: str) -> None:
+    assert view.published is not None
+    lines = {(line.task, line.solver): line.entries for line in published_lines(view, view.published)}
+    told, own, _, difference = lines["sr4", "resample"][0]
+    measured = view.summary.set_index(["task", "solver"])["psnr"]["sr4", "resample"]
+    assert (told, own, difference) == ("28.93", number(measured, 2), number(measured - 28.93, 2, True))
+    assert lines["motion_blur", "resample"][0][1] == "–"  # not part of this run
+    assert "Kuang" in page
+
+
+@pytest.mark.parametrize("name", ["kuang2026_ffhq", "kuang2026_celebahq"])
+def test_published_tables_are_complete(name: str) -> None:
+    table = build(Published, read_yaml(PUBLISHED / f"{name}.yaml"), name)
+    assert set(table.results) == {"gaussian_blur", "inpaint_random", "motion_blur", "sr4"}
+    for solvers in table.results.values():
+        assert set(solvers) == {"resample", "nullspace_resample"}
+        for row in solvers.values():
+            assert set(row) == {"psnr", "ssim", "lpips"}
+            assert 28 < row["psnr"] < 34
+            assert 0.79 <= row["ssim"] <= 0.94
+            assert 0.1 < row["lpips"] < 0.28
+
+
+def test_one_image_one_solver(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", images=1, size=32, solvers=("tv",), tasks=("sr4",))
+    text = Path(build_report(str(folder))).read_text()
+    assert "over 1 image<" in text
+    assert '<section id="comparisons">' not in text
+    assert '<section id="failures">' not in text
+    assert "at least two images" in text
+
+
+def test_every_image_failed(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", images=2, size=32, solvers=("tv",), tasks=("sr4",), edit=lambda row: None)
+    text = Path(build_report(str(folder))).read_text()
+    assert "the solver returned NaN" in text
+    assert "| tv | 0 | 2 |" in markdown(open_run(str(folder)))
+
+
+def test_missing_published_table_is_said_on_the_page(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", images=2, size=32, solvers=("tv",), tasks=("sr4",), published="nowhere.yaml")
+    assert "nowhere.yaml" in Path(build_report(str(folder))).read_text()
+
+
+def test_markdown_tables_are_rectangular(view: RunView) -> None:
+    for block in markdown(view).split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_the_command_rebuilds_the_report(run: Path, page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "report.html").unlink()
+    assert command.main([str(run)]) == 0
+    assert (run / "report.html").read_text() == page
+    shown = capsys.readouterr().out
+    assert "nullspace_resample" in shown
+    assert f"units: {UNITS}" in shown
+
+
+def test_the_command_refuses_what_is_not_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([str(tmp_path / "nowhere")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    empty = write_run(tmp_path / "empty", images=1, size=32, solvers=("tv",), tasks=("sr4",))
+    next((empty / "results").rglob("*.parquet")).unlink()
+    assert command.main([str(empty)]) == 2
+    message = capsys.readouterr().err
+    assert "no results yet" in message
+    assert len(message.splitlines()) == 1
+    with pytest.raises(RequestError):
+        build_report(str(empty))

@@ -1,0 +1,105 @@
+"""Laws that hold for every registered solver: a new one is tested by being registered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ipsolve.errors import RequestError
+from ipsolve.measurement import Measurement
+from ipsolve.operators import Operator, parse_task
+from ipsolve.priors import MeteredPrior, Prior
+from ipsolve.randomness import ImageRng, image_rng
+from ipsolve.solvers import SOLVERS, Solver, parse_solver
+
+from .conftest import problem
+
+# the smallest settings that still visit every phase
+SMALL: dict[str, dict[str, Any]] = {
+    "tv": {"num_steps": 5},
+    "ddnm": {"num_steps": 6},
+    "latent_dps": {"num_steps": 6},
+    "psld": {"num_steps": 6},
+    "resample": {"num_steps": 12, "consistency_interval": 2, "pixel_iterations": 4, "latent_iterations": 4},
+    "nullspace_resample": {"num_steps": 12, "projection_interval": 2, "latent_iterations": 4},
+}
+TASKS = [
+    {"operator": "super_resolution", "factor": 2, "noise_std": 0.05},
+    {"operator": "random_inpainting", "noise_std": 0.05},
+    {"operator": "motion_blur", "kernel_size": 3, "noise_std": 0.05},
+]
+
+
+def small(name: str) -> Solver:
+    return parse_solver({"solver": name, **SMALL.get(name, {})})
+
+
+def solve(
+    solver: Solver, prior: Prior, operator: Operator, measurement: Measurement, rng: ImageRng
+) -> tuple[Tensor, MeteredPrior]:
+    metered = MeteredPrior(prior, rng.batch_size)
+    with torch.no_grad():
+        return solver.solve(measurement, operator, metered, rng), metered
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task["operator"])
+@pytest.mark.parametrize("name", list(SOLVERS))
+@pytest.mark.parametrize("kind", ["pixel", "latent"])
+def test_every_image_stands_alone(name: str, task: dict[str, Any], kind: str, request: pytest.FixtureRequest) -> None:
+    """A row of a batch is what the image gives by itself, in value and in cost; the order does not matter."""
+    solver, prior = small(name), request.getfixturevalue(f"{kind}_prior")
+    try:
+        solver.check(parse_task(task)[0], prior.latent, 0.05)
+    except RequestError:
+        return
+    x, operator, measurement, ids = problem(task)
+    together, cost = solve(solver, prior, operator, measurement, image_rng(0, ids, "solver"))
+    assert together.shape == x.shape
+    assert together.isfinite().all()
+    for row in reversed(range(len(ids))):
+        index = torch.tensor([row])
+        alone, own_cost = solve(
+            solver, prior, operator.select(index), measurement.select(index), image_rng(0, [ids[row]], "solver")
+        )
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-9)
+        assert {k: int(v[0]) for k, v in own_cost.counts.items()} == {k: int(v[row]) for k, v in cost.counts.items()}
+
+
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_metadata_says_what_a_solver_is(name: str) -> None:
+    solver = small(name)
+    assert solver.paper
+    assert solver.family
+    assert solver.cost()
+
+
+@pytest.mark.parametrize("name", [name for name in SOLVERS if SOLVERS[name].requires.linear])
+def test_non_linear_operators_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(RequestError, match=f"solver {name} needs a linear operator, hdr is not"):
+        small(name).check(parse_task({"operator": "hdr"})[0], True, 0.0)
+
+
+def test_presets_set_fields_and_fields_override_them() -> None:
+    paper = parse_solver({"solver": "resample", "preset": "paper", "gamma": 7})
+    assert (paper.guidance_scale, paper.variance_denominator, paper.gamma) == (0.0, "alpha", 7.0)  # type: ignore[attr-defined]
+    assert parse_solver({"solver": "resample", "preset": "official"}) == parse_solver({"solver": "resample"})
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"solver": "resampel"}, r"s\.solver: unknown solver 'resampel' \(did you mean 'resample'\?\)"),
+        ({"solver": "resample", "preset": "papr"}, r"s\.preset: unknown preset 'papr' \(did you mean 'paper'\?\)"),
+        ({"solver": "resample", "num_step": 3}, r"s\.num_step: unknown key \(did you mean 'num_steps'\?\)"),
+        ({"solver": "resample", "num_steps": 0}, r"s\.num_steps: must be greater than or equal to 2 \(got 0\)"),
+        ({"solver": "resample", "phase_boundaries": [0.7, 0.2]}, r"s\.phase_boundaries: must be two increasing"),
+        ({}, r"s\.solver: is required"),
+    ],
+)
+def test_wrong_requests_are_one_line(mapping: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        parse_solver(mapping, "s")
+    assert "\n" not in str(caught.value)

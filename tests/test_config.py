@@ -1,0 +1,156 @@
+"""A request is either understood in full or refused in one line that says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ipsolve.config import Config, load_config
+from ipsolve.errors import RequestError
+from ipsolve.experiment import Experiment
+from ipsolve.validation import build
+
+BASE: dict[str, Any] = {
+    "name": "small",
+    "data": {"source": "portraits:test", "limit": 3},
+    "prior": {"prior": "mixture", "image_shape": [3, 16, 16]},
+    "tasks": {"sr4": {"operator": "super_resolution", "factor": 4, "noise_std": 0.05}},
+    "solvers": {"pinv": {"solver": "pseudo_inverse"}, "ddnm": {"solver": "ddnm", "num_steps": 4}},
+    "metrics": ["psnr"],
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(BASE))
+    return file
+
+
+def experiment(**changes: Any) -> Experiment:
+    return Experiment.of(build(Config, BASE | changes, "config"))
+
+
+def test_overrides_are_dotted_yaml(path: Path) -> None:
+    words = [
+        "solvers.ddnm.num_steps=7",
+        "seed=[0, 1]",
+        "compute.batch_size=3",
+        "tracking.uri=http://host:5000",
+        "baseline=pinv",
+    ]
+    config = load_config(path, words)
+    assert config.solvers["ddnm"] == {"solver": "ddnm", "num_steps": 7}
+    assert (config.seeds, config.compute.batch_size, config.baseline) == ([0, 1], 3, "pinv")
+    assert config.tracking.uri == "http://host:5000"
+    assert config.run_location == "runs/small"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("compute.batchsize=3", "config.compute.batchsize: unknown key (did you mean 'batch_size'?)"),
+        ("slovers.x.solver=tv", "config.slovers: unknown key (did you mean 'solvers'?)"),
+        ("compute.batch_size=many", "config.compute.batch_size"),
+        ("compute.precision=float8", "config.compute.precision"),
+        ("seed=-1", "config.seed"),
+        ("seed=[]", "config.seed"),
+        ("name=../elsewhere", "config.name"),
+        ("tasks={../x: {operator: denoising}}", "config.tasks"),
+        ("solvers={}", "config.solvers"),
+        ("name.x=1", "'name' is a value"),
+        ("batch_size", "must look like key=value"),
+        ("seed=[0", "not YAML"),
+    ],
+)
+def test_a_wrong_word_is_refused_in_one_line(path: Path, word: str, message: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        load_config(path, [word])
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: [", None])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "x.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(RequestError, match=r"x\.yaml"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solvers": {"a": {"solver": "resampel"}}}, "solvers.a.solver: unknown solver 'resampel' (did you mean"),
+        ({"solvers": {"a": {"num_steps": 3}}}, "solvers.a.solver: is required"),
+        ({"solvers": {"a": {"solver": "ddnm", "num_step": 3}}}, "solvers.a.num_step: unknown key (did you mean"),
+        ({"solvers": {"a": {"solver": "ddnm", "num_steps": "x"}}}, "solvers.a.num_steps"),
+        ({"tasks": {"t": {"operator": "super_resolution", "factor": 5}}}, "tasks.t"),
+        ({"tasks": {"t": {"operator": "sr"}}}, "tasks.t.operator: unknown operator"),
+        ({"tasks": {"t": {"operator": "hdr"}}}, "solvers.pinv on tasks.t: solver pseudo_inverse needs a linear"),
+        ({"solvers": {"a": {"solver": "psld"}}}, "solvers.a on tasks.sr4: solver psld needs a latent prior"),
+        ({"prior": {"prior": "latant"}}, "unknown prior 'latant' (did you mean 'latent'?)"),
+        ({"prior": {"prior": "latent", "path": "nowhere"}}, "prior.path"),
+        ({"prior": {"prior": "mixture", "image_shape": [3, 16, 32]}}, "square"),
+        ({"baseline": "pin"}, "baseline: no solver 'pin' (did you mean 'pinv'?)"),
+        ({"metrics": ["psnrr"]}, "metrics: unknown metric 'psnrr' (did you mean 'psnr'?)"),
+        ({"metrics": ["ssim"], "prior": {"prior": "mixture", "image_shape": [3, 8, 8]}}, "metrics: ssim"),
+        ({"data": {"source": "nowhere"}}, "data.source"),
+        ({"data": {"source": "portraits:test", "limt": 3}}, "data.limt: unknown key (did you mean 'limit'?)"),
+        ({"data": {"source": "portraits:test", "limit": 0}}, "data.limit"),
+        ({"published": "nowhere.yaml"}, "published: file nowhere.yaml does not exist"),
+        ({"tracking": {"uri": "http://me:secret@host"}}, "tracking.uri: must not hold a password"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        experiment(**changes)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert "secret" not in str(refusal.value)
+
+
+def test_the_resolved_configuration_is_the_same_experiment() -> None:
+    first = experiment()
+    resolved = yaml.safe_load(yaml.safe_dump(first.resolved(), sort_keys=False))
+    assert resolved["solvers"]["ddnm"] == {"solver": "ddnm", "num_steps": 4, "eta": 0.85, "noise_aware": True}
+    second = Experiment.of(build(Config, resolved, "config"))
+    assert second.cells == first.cells
+    assert second.reference_cell == first.reference_cell
+    assert second.resolved() == first.resolved()
+
+
+def test_a_cell_is_all_that_its_numbers_depend_on() -> None:
+    base = {cell.hash for cell in experiment().cells}
+    same: list[dict[str, Any]] = [
+        {"name": "other"},
+        {"data": {"source": "portraits:test", "limit": 2}},
+        {"compute": {"batch_size": 1, "num_actors": 2}},
+        {"metrics": ["psnr", "ssim"]},
+        {"solvers": {"pinv": {"solver": "pseudo_inverse", "signal_std": 1.0}, "ddnm": BASE["solvers"]["ddnm"]}},
+    ]
+    other: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"data": {"source": "portraits:val", "limit": 3}},
+        {"compute": {"precision": "float64"}},
+        {"prior": BASE["prior"] | {"std": 0.2}},
+        {"tasks": {"sr4": BASE["tasks"]["sr4"] | {"noise_std": 0.04}}},
+    ]
+    for changes in same:
+        assert {cell.hash for cell in experiment(**changes).cells} == base
+    for changes in other:
+        assert not {cell.hash for cell in experiment(**changes).cells} & base
+
+
+def test_a_metric_without_its_weights_is_reported_with_the_way_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    trial = experiment(metrics=["psnr", "lpips", "fd_prior"])
+    assert trial.metrics == ["psnr"]
+    assert trial.features == ["prior"]
+    assert "curl" in trial.missing_metrics["lpips"]

@@ -1,0 +1,106 @@
+"""The files of a run open everywhere, and each row is read once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pds
+import pytest
+
+from ipsolve.results import FAILURE_SCHEMA, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder, cell_of, feature_matrix
+
+DIM = 6
+
+
+def rows(image_ids: list[str], seed: int = 0, psnr: float = 20.0) -> pa.Table:
+    n = len(image_ids)
+    values = {
+        "image_id": image_ids, "seed": [seed] * n, "psnr": [psnr] * n, "ssim": [0.5] * n, "lpips": [None] * n,
+        "consistency": [1.0] * n, "seconds": [0.1] * n, "measurement": [None] * n, "reconstruction": [b"png"] * n,
+        "features": list(np.ones((n, DIM), np.float16)), "inception_features": [None] * n,
+    }  # fmt: skip
+    return pa.table([values.get(field.name, [3] * n) for field in RESULT_SCHEMA], schema=RESULT_SCHEMA)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path / "demo")
+    for task in ("sr4", "blur"):
+        for solver in ("tv", "resample"):
+            run.write_table(run.path("results", f"task={task}", f"solver={solver}", "abc-1.parquet"), rows(["a", "b"]))
+            run.write_table(run.path("results", f"task={task}", f"solver={solver}", "abc-2.parquet"), rows(["c"]))
+    return run
+
+
+def test_opens_in_pandas(run: RunFolder) -> None:
+    table = pd.read_parquet(run.path("results"))
+    assert sorted(table.groupby(["task", "solver"], observed=True).size()) == [3, 3, 3, 3]
+    assert len(table["features"].iloc[0]) == DIM
+    assert bool(table["lpips"].isna().all())
+
+
+def test_opens_in_pyarrow(run: RunFolder) -> None:
+    table = pds.dataset(run.path("results"), partitioning="hive").to_table(filter=pds.field("task") == "sr4")
+    assert len(table) == 6
+    assert set(table["solver"].to_pylist()) == {"tv", "resample"}
+    assert table.schema.field("features").type == pa.list_(pa.float16())
+
+
+def test_opens_in_duckdb(run: RunFolder) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    query = f"SELECT task, solver, count(*) n, avg(psnr) FROM '{run.path('results')}/**/*.parquet' GROUP BY ALL"
+    assert sorted(duckdb.sql(query).fetchall())[0] == ("blur", "resample", 3, 20.0)
+    features = duckdb.sql(f"SELECT features FROM '{run.path('results')}/**/*.parquet' LIMIT 1").fetchall()[0]
+    assert list(features[0]) == [1.0] * DIM
+
+
+def test_half_written_files_are_invisible(run: RunFolder) -> None:
+    Path(run.path("results", "task=sr4", "solver=tv", ".abc-3.parquet.tmp")).write_bytes(b"PAR1 torn")
+    assert len(run.results(["psnr"])) == len(pd.read_parquet(run.path("results"))) == 12
+
+
+def test_a_row_in_two_files_is_read_once(run: RunFolder) -> None:
+    run.write_table(run.path("results", "task=sr4", "solver=tv", "abc-all.parquet"), rows(["a", "b", "c"]))
+    run.write_table(run.path("results", "task=sr4", "solver=tv", "def-all.parquet"), rows(["a"], seed=1))
+    table = run.results(["image_id", "seed", "task"], task="sr4", solver="tv").sort_by([("seed", "ascending")])
+    assert table.to_pylist() == [
+        *({"image_id": name, "seed": 0, "task": "sr4"} for name in "abc"),
+        {"image_id": "a", "seed": 1, "task": "sr4"},
+    ]
+
+
+def test_columns_and_filters(run: RunFolder) -> None:
+    assert run.results(["psnr"], solver="tv").column_names == ["psnr"]
+    assert len(run.results(solver="tv")) == 6
+    assert set(run.results().column_names) == {"task", "solver", *RESULT_SCHEMA.names}
+
+
+def test_an_empty_run_has_empty_tables(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert len(run.results(["psnr", "task"])) == len(run.failures()) == len(run.references()) == 0
+    assert run.failures().schema == FAILURE_SCHEMA
+
+
+def test_features_come_back_as_a_matrix(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    columns = [["a", "b"], [b"png", b"png"], [np.arange(DIM, dtype=np.float16), None], [None, None]]
+    run.write_table(run.path("references", "abc-1.parquet"), pa.table(columns, schema=REFERENCE_SCHEMA))
+    table = run.references()
+    assert table.schema == REFERENCE_SCHEMA
+    assert feature_matrix(table["features"]).tolist() == [list(range(DIM))]
+    assert feature_matrix(table["inception_features"]).shape[0] == 0
+
+
+def test_the_cell_is_in_the_file_name(run: RunFolder) -> None:
+    assert {cell_of(path) for path in run.files("results")} == {"abc"}
+
+
+def test_writing_replaces_whole_files(run: RunFolder) -> None:
+    run.write_json("status.json", {"state": "running"})
+    run.write_json("status.json", {"state": "complete"})
+    assert run.read_json("status.json") == {"state": "complete"}
+    assert run.read_json("absent.json") == {}
+    assert not [path for path in Path(run.root).rglob(".*") if path.is_file()]
