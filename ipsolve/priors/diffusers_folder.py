@@ -46,7 +46,9 @@ def resolve(path: str) -> Path:
             f"prior.path: {path} is a file, not a folder; convert a checkpoint with python -m ray_jobs.convert"
         )
     if not folder.is_dir():
-        raise RequestError(f"prior.path: folder {path} does not exist")
+        raise RequestError(
+            f"prior.path: folder {path} does not exist; make it with python -m ray_jobs.convert CHECKPOINT {path}"
+        )
     return folder
 
 

@@ -52,7 +52,8 @@ def draw_figures(view: RunView) -> dict[str, str]:
             calls = view.rows.assign(calls=view.rows[list(COUNTS)].sum(axis=1))
             drawn["cost_seconds"] = _svg(_cost(view, _cell_means(view.rows, "seconds"), "seconds per image"))
             label = "network calls per image (forward and backward)"
-            drawn["cost_calls"] = _svg(_cost(view, _cell_means(calls, "calls"), label))
+            if calls["calls"].any():
+                drawn["cost_calls"] = _svg(_cost(view, _cell_means(calls, "calls"), label))
     return drawn
 
 
@@ -152,8 +153,8 @@ def _cost(view: RunView, cost: pd.Series, label: str) -> Figure:
                 **style(row["solver"]),
             )
         if (cost == 0).any():  # methods without a network stand on the axis
-            smallest = cost[cost > 0].min() if (cost > 0).any() else 1.0
-            axes.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(smallest)), linscale=0.7)
+            smallest = math.floor(math.log10(cost[cost > 0].min()))
+            axes.set_xscale("symlog", linthresh=10**smallest, linscale=0.7)
         else:
             axes.set_xscale("log")
         axes.set_title(task, loc="left")

@@ -17,7 +17,7 @@ class Column(NamedTuple):
 
     key: str
     heading: str
-    decimals: int
+    decimals: int | None  # None: three significant digits
     title: str
     better: int = 0  # 1: higher, -1: lower, 0: neither
 
@@ -60,7 +60,7 @@ COLUMNS = (
     Column("fd_prior", "FD-prior ↓", 3, "Frechet distance in the feature space of the built-in prior", -1),
     Column("consistency", "residual", 2, "||A x - y|| / (noise_std sqrt(m)): 1 is the noise level"),
     Column("denoiser_calls", "denoiser", 0, "denoiser calls per image"),
-    Column("seconds_per_image", "s / image", 3, "measured seconds per image"),
+    Column("seconds_per_image", "s / image", None, "measured seconds per image"),
     Column("n", "n", 0, "images"),
     Column("failed", "failed", 0, "images without a result"),
 )
@@ -72,11 +72,12 @@ def shown_columns(summary: pd.DataFrame) -> list[Column]:
     return [column for column in columns if column.key != "failed" or summary["failed"].sum()]
 
 
-def number(value: object, decimals: int, signed: bool = False) -> str:
-    """Return a number rounded to ``decimals`` with a true minus sign, a dash where there is none."""
+def number(value: object, decimals: int | None, signed: bool = False) -> str:
+    """Return a number rounded to ``decimals`` (None: 3 significant digits) with a true minus sign, a dash for none."""
     if not present(value):
         return "–"
-    return f"{float(value):{'+' if signed else ''}.{decimals}f}".replace("-", "−")  # type: ignore[arg-type]
+    style = ".3g" if decimals is None else f".{decimals}f"
+    return f"{float(value):{'+' if signed else ''}{style}}".replace("-", "−")  # type: ignore[arg-type]
 
 
 def task_lines(view: RunView, task: str, columns: list[Column]) -> list[Line]:

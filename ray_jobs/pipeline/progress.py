@@ -16,13 +16,13 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Counts the images of this stretch of work; use as a context manager."""
 
-    def __init__(self, plan: Plan, stream: TextIO = sys.stdout) -> None:
+    def __init__(self, plan: Plan, stream: TextIO | None = None) -> None:
         self.cells: dict[str, Cell] = {cell.hash: cell for cell in plan.cells}
         self.total = plan.images_missing
         self.left = {cell.hash: 0 for cell in plan.cells}
         for name, indices in plan.batches:
             self.left[name] += len(indices)
-        self.stream = stream
+        self.stream = stream or sys.stdout
         self.done = self.failed = 0
         self.start = self.first = self.spoken = time.monotonic()
         self.first_done = 0

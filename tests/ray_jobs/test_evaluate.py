@@ -133,7 +133,7 @@ def test_unreadable_images_and_nan_end_in_failures_and_exit_code_3(tmp_path: Pat
     (folder / "b.png").write_bytes(b"not an image")
     solvers = {
         "pinv": {"solver": "pseudo_inverse"},
-        "nan": {"solver": "latent_dps", "num_steps": 4, "guidance_scale": 1e38},
+        "nan": {"solver": "latent_dps", "num_steps": 4, "guidance_scale": 1e300},
     }
     config = tmp_path / "x.yaml"
     config.write_text(yaml.safe_dump(mapping(tmp_path, data={"source": str(folder)}, solvers=solvers)))

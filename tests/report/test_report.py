@@ -165,6 +165,7 @@ def test_one_image_one_solver(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", images=1, size=32, solvers=("tv",), tasks=("sr4",))
     text = Path(build_report(str(folder))).read_text()
     assert "over 1 image<" in text
+    assert "cost_calls" not in {path.stem for path in (folder / "figures").iterdir()}  # tv calls no network
     assert '<section id="comparisons">' not in text
     assert '<section id="failures">' not in text
     assert "at least two images" in text
@@ -208,3 +209,10 @@ def test_the_command_refuses_what_is_not_a_run(tmp_path: Path, capsys: pytest.Ca
     assert len(message.splitlines()) == 1
     with pytest.raises(RequestError):
         build_report(str(empty))
+
+
+def test_numbers_are_rounded_and_signed_for_people() -> None:
+    assert number(-0.1234, 2) == "−0.12"
+    assert number(0.5, 2, signed=True) == "+0.50"
+    assert number(0.000123456, None) == "0.000123"
+    assert (number(float("nan"), 2), number(None, 2)) == ("–", "–")
