@@ -45,4 +45,5 @@ def squared_norm(x: Tensor) -> Tensor:
 
 def norm(x: Tensor) -> Tensor:
     """Return ||x|| of each image, (B, ...) -> (B,)."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    length: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return length

@@ -13,6 +13,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -76,8 +77,9 @@ def evaluate(experiment: Experiment, retry_failed: bool = False) -> int:
         _status(run, "wrong request", cli.WRONG_REQUEST, str(error))
         raise
     except Exception as error:  # the outermost handler of a command: one line for the person, the rest for the file
-        message = one_line(error)
-        _status(run, "broken off", cli.FAILED, message)
+        # an error from an actor carries a traceback in its text, and what happened is the last line of it
+        message = (str(error).strip().splitlines() or [one_line(error)])[-1][:500]
+        _status(run, "broken off", cli.FAILED, message, traceback.format_exc())
         print(
             f"the run broke off: {message}\nwhat was solved is kept; the same command goes on from here",
             file=sys.stderr,
@@ -105,7 +107,7 @@ def _evaluate(experiment: Experiment, run: RunFolder, retry_failed: bool) -> tup
     plan = Plan.of(experiment)
     share = plan_share(experiment.config.compute, len(plan.batches))
     print(*(f"note: {note}" for note in notes), describe_plan(plan, share), sep="\n", flush=True)
-    origin = provenance.describe(experiment, str(share))
+    origin = provenance.describe(experiment, str(share), run.read_json("provenance.json"), bool(plan.batches))
     run.write(
         run.path("config.yaml"), yaml.safe_dump(experiment.resolved(), sort_keys=False, allow_unicode=True).encode()
     )
@@ -117,8 +119,7 @@ def _evaluate(experiment: Experiment, run: RunFolder, retry_failed: bool) -> tup
     done, failed, missing = outcome_counts(experiment, cells)
     if missing:
         raise RuntimeError(f"{missing} images have neither a result nor a failure")
-    origin["end"] = provenance.now()
-    run.write_json("provenance.json", origin)
+    run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()})
     table, notes = aggregate.aggregate(run, plan)
     tracking, _ = track.send(run)
     places = aggregate.where_things_are(run, experiment.config.run_location, tracking)
@@ -140,13 +141,11 @@ def _open(experiment: Experiment) -> RunFolder:
     return run
 
 
-def _status(run: RunFolder, state: str, exit_code: int | None, message: str) -> None:
+def _status(run: RunFolder, state: str, exit_code: int | None, message: str, details: str = "") -> None:
     """Write the outcome where it can be read later: ``ray job`` turns every exit code but 0 into 1."""
+    status = {"state": state, "exit_code": exit_code, "message": message, "pid": os.getpid(), "time": provenance.now()}
     try:
-        run.write_json(
-            "status.json",
-            {"state": state, "exit_code": exit_code, "message": message, "pid": os.getpid(), "time": provenance.now()},
-        )
+        run.write_json("status.json", status | ({"details": details} if details else {}))
     except OSError:
         if exit_code is None:
             raise

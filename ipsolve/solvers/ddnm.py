@@ -2,15 +2,14 @@
 
 Wang, Yu & Zhang 2023, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model" (arXiv 2212.00490):
 
-    x_0' = x_0 - Lambda_t A^+ (A x_0 - y),   x_s = alpha_s x_0' + sigma_s (eta-mixture of eps and fresh noise)   (eq.
-    13-14, 17-19)
+    x_0' = x_0 - Lambda_t A^+ (A x_0 - y)                                  (eq. 13, 17)
+    x_s  = alpha_s x_0' + sigma_s (sqrt(1 - eta^2) eps + eta fresh noise)     (eq. 14, 18)
 
 DDNM+ keeps the noise of y out: in each singular direction the correction carries noise of std
 alpha_s lambda_i sigma_y / s_i, lambda_i is the largest value <= 1 for which this does not exceed the fresh noise
 eta sigma_s of the step, and the fresh noise is reduced by what the correction already brought (eq. 19, sec. 3.3).
-For latent priors x_0 = D(z_0), the projected image is encoded again, and the correction is damped by the same
-ratio of noise levels in the Tikhonov form s^2 / (s^2 + w), since measurement noise has no direct counterpart in the
-latent.
+For latent priors x_0 = D(z_0) and the projected image is encoded again. There, and where no SVD is known, the
+correction is damped by the same ratio of noise levels w in the Tikhonov form s_i^2 / (s_i^2 + w).
 
 Departures of the authors' code that are not followed: its simplified file uses ab_s where the paper has its root,
 and doubles sigma_y internally (images in [0, 1]; here sigma_y is in units of [-1, 1]).
@@ -63,23 +62,21 @@ class DDNM(Solver):
         y, sigma_y = measurement.y, measurement.noise_std if self.noise_aware else 0.0
         levels = prior.schedule.levels(self.num_steps)
         z = levels[0].sigma * rng.normal(*prior.latent_shape, dtype=y.dtype)
-        x_0 = torch.empty(0)
+        x_0 = y  # replaced in the first step
         for t, s in pairwise(levels):
             z_0 = prior.denoise(z, t)
             eps = noise_in(z, z_0, t)
-            fresh = self.eta * s.sigma * rng.normal(*prior.latent_shape, dtype=y.dtype)
+            budget = self.eta * s.sigma
+            fresh = budget * rng.normal(*prior.latent_shape, dtype=y.dtype)
             if isinstance(operator, SpectralOperator) and not prior.latent:
-                z_0, fresh = self._project(operator, y, z_0, fresh, sigma_y, s)
-                x_0 = z_0
+                x_0, fresh = self._project(operator, y, z_0, fresh, sigma_y, s)
             else:
-                # same ratio of noise levels as in _project; at the last step sigma_s may be 0: trust x_0 alone
-                spread = self.eta * s.sigma
-                weight = (s.alpha * sigma_y / spread) ** 2 if spread > 0 else math.inf
                 x_0 = prior.decode(z_0)
-                if sigma_y == 0 or math.isfinite(weight):
-                    x_0 = operator.prox(x_0, y, weight if sigma_y > 0 else 0.0)
-                z_0 = prior.encode(x_0)
-            z = s.alpha * z_0 + fresh + s.sigma * math.sqrt(1 - self.eta**2) * eps
+                if sigma_y == 0:
+                    x_0 = operator.prox(x_0, y)
+                elif budget > 0:  # without a budget for its noise, y has no say
+                    x_0 = operator.prox(x_0, y, (s.alpha * sigma_y / budget) ** 2)
+            z = s.alpha * prior.encode(x_0) + fresh + s.sigma * math.sqrt(1 - self.eta**2) * eps
         return x_0
 
     def _project(

@@ -97,13 +97,13 @@ class NullspaceReSample(Solver):
     projection_state: Literal["noisier", "cleaner"] = "noisier"
     gamma: Annotated[float, Field(gt=0)] = 40.0
     variance_denominator: Denominator = "sigma"
-    guidance_scale: Annotated[float, Field(ge=0)] = 0.0
-    latent_lr: Annotated[float, Field(gt=0)] = 5e-3
-    latent_iterations: Annotated[int, Field(ge=0)] = 50
+    guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    latent_lr: Annotated[float, Field(gt=0)] = 5e-2
+    latent_iterations: Annotated[int, Field(ge=0)] = 10
     latent_patience: Annotated[int, Field(ge=1)] | None = 200
     stop_threshold: Annotated[float, Field(ge=0)] = 1e-6
     discrepancy: Annotated[float, Field(gt=0)] | None = 1.0
-    estimate_std: Annotated[float, Field(gt=0)] | None = 0.3
+    estimate_std: Annotated[float, Field(gt=0)] | None = 0.1
     encode_correction: bool = True
     final_latent_fit: bool = False
     final_projection: bool = True

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ def connect(num_cpus: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import psutil
     import ray
 
     if ray.is_initialized():
@@ -97,6 +98,7 @@ def connect(num_cpus: int) -> None:
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    children = set(psutil.Process().children(recursive=True))
     for attempts_left in reversed(range(START_ATTEMPTS)):
         try:
             with _silent_stderr():
@@ -104,6 +106,9 @@ def connect(num_cpus: int) -> None:
             break
         except Exception:  # a bare Exception is what Ray raises when a busy machine took longer than its 30 seconds
             ray.shutdown()
+            for process in set(psutil.Process().children(recursive=True)) - children:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()  # a start that failed leaves its servers running until this process ends
             if not attempts_left:
                 raise
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces the handler by its own

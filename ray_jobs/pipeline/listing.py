@@ -74,7 +74,7 @@ def describe_plan(plan: Plan, share: Share) -> str:
     lines = [
         f"run      {config.run_location}",
         f"data     {n} images of {config.data.get('source')} at {height} x {width}",
-        f"prior    {experiment.prior.name} ({kind}), fingerprint {experiment.prior.fingerprint()}",
+        f"prior    {experiment.prior.name} ({kind}), fingerprint {experiment.prior.fingerprint()[:12]}",
         f"compute  {share}, batch size {config.compute.batch_size}, {config.compute.precision}",
         f"work     {plan.images_missing} of {n * len(plan.cells)} images missing, in {len(plan.batches)} batches",
     ]

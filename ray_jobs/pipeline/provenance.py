@@ -26,13 +26,23 @@ PACKAGES = (
     "mlflow",
     "lpips",
     "clean-fid",
-    "torchmetrics",
     "pillow",
 )
 
 
-def describe(experiment: Experiment, share: str) -> dict[str, Any]:
-    """Return what is known when a run starts."""
+def describe(
+    experiment: Experiment, share: str, before: dict[str, Any] | None = None, work: bool = True
+) -> dict[str, Any]:
+    """Return what is known when a run starts.
+
+    Args:
+        share: the actors, in words.
+        before: the provenance of the earlier stretches of work on the same run; kept under ``earlier``.
+        work: whether there is work to do; without it the provenance stays that of the rows there are.
+    """
+    if before and not work and before["end"]:
+        return before
+    earlier = [*before.pop("earlier", []), before] if before else []
     return {
         "ipsolve": __version__,
         "git_commit": _git("rev-parse", "HEAD"),
@@ -50,6 +60,7 @@ def describe(experiment: Experiment, share: str) -> dict[str, Any]:
         "ray_job_id": os.environ.get("RAY_JOB_SUBMISSION_ID"),
         "start": now(),
         "end": None,
+        "earlier": earlier,
     }
 
 

@@ -81,6 +81,8 @@ class Worker:
             outcome = self.evaluator.evaluate(cell, image_ids, images)
             self.storage.save(cell, image_ids, outcome.rows, outcome.failures)
             notes.extend(outcome.notes)
+            if cell.is_reference:  # its failures have no file: the image itself was read, and its cells have their rows
+                notes.extend(f"no reference for {each.image_id}: {each.error}" for each in outcome.failures)
             done = len(outcome.rows)
         self.storage.end(cell, image_ids)
         return done

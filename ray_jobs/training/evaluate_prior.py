@@ -99,7 +99,7 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    contact_sheet(torch.cat([drawn[:32], val[:16]]), columns=16).save(out / "samples.png", optimize=True)
+    contact_sheet(torch.cat([drawn[:16], val[:16]]), columns=16).save(out / "samples.png", optimize=True)
     return figures
 
 

@@ -1,0 +1,1 @@
+"""Measured speed, side by side: ``python -m benchmarks [NAME ...] [--quick]``. See README.md."""

@@ -1,0 +1,21 @@
+"""The other end of :func:`benchmarks.harness.in_process`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+
+def main() -> None:
+    module, function, threads, arguments, answer = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    result = getattr(import_module(module), function)(**json.loads(arguments))
+    Path(answer).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

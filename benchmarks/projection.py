@@ -1,0 +1,116 @@
+"""The null-space projection in closed form against ReSample's pixel optimisation, on the same input.
+
+Both start from the same image (the average of the truth and another portrait) and the same noisy measurement. ``error``
+is the root mean square distance to the truth; fitting the noise of y completely raises it where A has small singular
+values, which is why ``nullspace_resample`` damps the projection (last arm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Options, Row, say, take_turns
+from benchmarks.problem import SR4, Problem, problem
+from ipsolve.conventions import squared_norm
+from ipsolve.operators.base import LinearOperator
+from ipsolve.priors import load_prior
+from ipsolve.solvers import parse_solver
+from ipsolve.solvers.hard_consistency import fit_pixels
+from ipsolve.solvers.likelihood import Likelihood
+
+INPAINTING = {"operator": "random_inpainting", "noise_std": 0.01}
+# image size: batch, and the kernels that belong to it
+SIZES = {64: (8, {"kernel_size": 15, "std": 1.5}, {"kernel_size": 15}), 256: (1, {}, {})}
+
+
+def rows(options: Options) -> list[Row]:
+    rounds = options.rounds_or(3)
+    found: list[Row] = []
+    for size in [64] if options.quick else SIZES:
+        iterations = 20 if options.quick else 2000
+        found += options.apart(measure_size, options.threads, size=size, rounds=rounds, iterations=iterations)
+    return found
+
+
+@torch.no_grad()
+def measure_size(size: int, rounds: int, iterations: int) -> list[Row]:
+    batch, gaussian, motion = SIZES[size]
+    tasks = {
+        "random_inpainting": INPAINTING,
+        "sr4": SR4,
+        "gaussian_blur": {"operator": "gaussian_blur", "noise_std": 0.01, **gaussian},
+        "motion_blur": {"operator": "motion_blur", "noise_std": 0.01, **motion},
+    }
+    found: list[Row] = []
+    for task, mapping in tasks.items():
+        trial = problem(mapping, range(batch + 1), size)  # one more, so that each has another one to be mixed with
+        start = (trial.x + trial.x.roll(1, 0))[:batch] / 2
+        trial = _first(trial, batch)
+        arms = {name: _Arm(function, start) for name, function in _methods(trial, iterations).items()}
+        for warm_up in _methods(trial, 1).values():  # libraries are loaded; decompositions are cached, as in a solver
+            warm_up(start)
+        seconds = take_turns(arms, rounds)
+        slow = median(seconds["optimisation"])
+        for name, arm in arms.items():
+            elapsed = median(seconds[name])
+            row = {
+                "size": size,
+                "task": task,
+                "method": name,
+                "ms per image": 1000 * elapsed / batch,
+                "times faster": slow / elapsed,
+                "residual": _residual(trial, arm.result),
+                "error": squared_norm(arm.result - trial.x).mean().div(trial.x[0].numel()).sqrt().item(),
+                "batch": batch,
+                "threads": torch.get_num_threads(),
+                "rounds": rounds,
+            }
+            say(f"{size} {task} {name}: {row['ms per image']:.3g} ms per image, residual {row['residual']:.2g}")
+            found.append(row)
+    return found
+
+
+class _Arm:
+    def __init__(self, function: Callable[[Tensor], Tensor], start: Tensor) -> None:
+        self.function, self.start, self.result = function, start, start
+
+    def __call__(self) -> None:
+        self.result = self.function(self.start)
+
+
+def _methods(trial: Problem, iterations: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    operator, measurement = trial.operator, trial.measurement
+    assert isinstance(operator, LinearOperator)
+    # the data term asks for a prior, of which a fit in pixels makes no use
+    data = Likelihood(measurement, operator, load_prior({"prior": "mixture", "image_shape": list(trial.x.shape[1:])}))
+    published = parse_solver({"solver": "resample"})
+    assumed = parse_solver({"solver": "nullspace_resample"}).estimate_std or 1.0
+    damping = (measurement.noise_std / assumed) ** 2
+
+    def optimise(x: Tensor) -> Tensor:
+        lr, threshold = published.pixel_lr, published.stop_threshold
+        return fit_pixels(data, x, lr=lr, max_iterations=iterations, threshold=threshold)
+
+    return {
+        "optimisation": optimise,
+        "closed form": lambda x: operator.prox(x, measurement.y),
+        "closed form, noise-aware": lambda x: operator.prox(x, measurement.y, damping),
+    }
+
+
+def _first(trial: Problem, n: int) -> Problem:
+    rows = torch.arange(n)
+    return Problem(trial.x[:n], trial.operator.select(rows), trial.measurement.select(rows), trial.image_ids[:n])
+
+
+def _residual(trial: Problem, x: Tensor) -> float:
+    """Return ||A x - y|| / sqrt(m), the root mean square over the batch."""
+    operator = trial.operator
+    difference = operator.forward(x) - trial.measurement.y
+    support = operator.support()
+    energy = squared_norm(difference if support is None else difference * support)
+    return (energy / operator.num_measurements(len(x))).mean().sqrt().item()

@@ -1,0 +1,93 @@
+"""ReSample with its published constants, one image at a time against a batch, and null-space ReSample beside it.
+
+Three arms on the same images, seeds and measurements: ``reference``, the official preset at batch 1 on one thread, in
+PyTorch's default memory layout, as the script of a paper runs; ``resample``, the same preset as one batch on all cores;
+``nullspace_resample`` at its defaults, likewise. Each arm is a process; the reference solves only the first
+--reference-images of the --images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.harness import Options, Row, clock, say
+from benchmarks.problem import BOX, PRIOR, SR4, problem
+from ipsolve.metrics.fidelity import Psnr
+from ipsolve.priors import MeteredPrior, load_prior
+from ipsolve.solvers import parse_solver
+from ipsolve.statistics import mean_interval, paired_difference
+
+TASKS = {"sr4": SR4, "box 24x24": BOX}
+OFFICIAL = {"solver": "resample", "preset": "official"}
+NULLSPACE = {"solver": "nullspace_resample"}
+QUICK = {
+    "resample": {"num_steps": 12, "pixel_iterations": 2, "latent_iterations": 2},
+    "nullspace_resample": {"num_steps": 6, "latent_iterations": 2},
+}
+Answer = dict[str, Any]
+
+
+def rows(options: Options) -> list[Row]:
+    images = 2 if options.quick else options.images
+    alone = 1 if options.quick else min(options.reference_images, images)
+    # name: solver, images, batch size, threads, channels_last
+    arms = {
+        "reference": (OFFICIAL, alone, 1, 1, False),
+        "resample": (OFFICIAL, images, images, options.threads, True),
+        "nullspace_resample": (NULLSPACE, images, images, options.threads, True),
+    }
+    found: list[Row] = []
+    for task in TASKS:
+        answers: dict[str, Answer] = {}
+        for name, (solver, count, batch, used, channels_last) in arms.items():
+            if options.quick:
+                solver = solver | QUICK[solver["solver"]]
+            say(f"{task} {name}: {count} images in batches of {batch} on {used} threads")
+            call = {"task": task, "solver": solver, "count": count, "batch": batch, "channels_last": channels_last}
+            answers[name] = options.apart(solve, used, **call)
+        for name, (_, count, batch, used, _) in arms.items():
+            found.append(_row(task, name, answers, {"images": count, "batch": batch, "threads": used}))
+    return found
+
+
+def _row(task: str, name: str, answers: dict[str, Answer], sizes: dict[str, int]) -> Row:
+    answer, reference, resample = answers[name], answers["reference"], answers["resample"]
+    psnr = answer["psnr"]
+    mean = mean_interval(psnr)
+    row: Row = {
+        "task": task,
+        "arm": name,
+        **sizes,
+        "s per image": answer["seconds"],
+        "times faster": reference["seconds"] / answer["seconds"],
+        "psnr": f"{mean.value:.2f} ± {mean.half_width:.2f}" if mean.n > 1 else f"{mean.value:.2f}",
+    }
+    if name == "resample":  # on the images of both
+        differences = [abs(a - b) for a, b in zip(psnr, reference["psnr"], strict=False)]
+        row["largest psnr difference to reference"] = round(max(differences), 3)
+    if name == "nullspace_resample":
+        paired = paired_difference(psnr, resample["psnr"])
+        row["psnr - resample"] = f"{paired.difference:+.2f} [{paired.low:+.2f}, {paired.high:+.2f}]"
+    return row | {"network calls": answer["calls"], "psnr of each": " ".join(f"{value:.2f}" for value in psnr)}
+
+
+@torch.no_grad()
+def solve(task: str, solver: dict[str, Any], count: int, batch: int, channels_last: bool) -> Answer:
+    """Solve the first ``count`` test portraits in batches; return seconds per image and the PSNR of each."""
+    prior = load_prior(PRIOR | {"channels_last": channels_last})
+    method = parse_solver(solver)
+    seconds, psnr, calls = 0.0, [], {}
+    for first in range(0, count, batch):
+        trial = problem(TASKS[task], range(first, min(first + batch, count)), prior.image_shape[-1])
+        metered = MeteredPrior(prior, len(trial.x))
+        start = clock()
+        x_hat = method.solve(trial.measurement, trial.operator, metered, trial.rng())
+        elapsed = clock() - start
+        seconds += elapsed
+        psnr += Psnr()(x_hat, trial.x).tolist()
+        calls = {name: int(value.double().mean().round()) for name, value in metered.counts.items()}
+        say(f"images {first} to {first + len(trial.x) - 1}: {elapsed:.0f} s, psnr {psnr[-1]:.2f}")
+    words = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in calls.items())
+    return {"seconds": seconds / count, "psnr": psnr, "calls": words}

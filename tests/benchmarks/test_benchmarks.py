@@ -1,0 +1,98 @@
+"""That the benchmarks run, and what they write. No test looks at a speed."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import harness, record
+from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.timed_prior import TimedPrior
+from ipsolve.priors import load_prior
+
+COLUMNS = {
+    "projection": {"task", "method", "ms per image", "residual", "error"},
+    "frechet": {"method", "statistics s", "peak MiB", "distance", "relative difference"},
+    "solvers": {"solver", "batch", "images/s", "outside networks %", "settings"},
+    "engine": {"threads", "loop images/s", "ray images/s", "ray / loop", "loop start-up s", "ray start-up s"},
+    "resample": {"task", "arm", "s per image", "times faster", "psnr", "network calls"},
+    "ldm_vq4": {"precision", "compile", "batch", "guided steps/s"},
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_quick_run_writes_json_and_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    assert main([name, "--quick", "--results", str(tmp_path), "--page", str(page)]) == 0
+    if name == "ldm_vq4" and not torch.cuda.is_available():
+        assert "skipped, it needs a CUDA device" in capsys.readouterr().out
+        assert not page.exists()
+        return
+    kept = json.loads((tmp_path / f"{name}.json").read_text())
+    assert set(kept) == {"name", "command", "quick", "seconds", "rows", "date", "machine", "versions"}
+    assert kept["quick"]
+    assert kept["rows"]
+    assert all(COLUMNS[name] <= row.keys() for row in kept["rows"][-1:])
+    numbers = [value for row in kept["rows"] for value in row.values() if isinstance(value, float)]
+    assert all(math.isfinite(number) and number >= 0 for number in numbers)
+    assert record.table(kept["rows"]) in page.read_text()
+
+
+def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["projections"])
+    assert exit_.value.code == 2
+    assert "no benchmark 'projections'; there are projection, " in capsys.readouterr().err
+
+
+def test_a_table_replaces_itself_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n")
+    for value in (1, 2):
+        for name in ("a", "b"):
+            kept = {**record.environment(), "name": name, "command": f"bench {name}", "seconds": 1.0}
+            record.publish(page, kept | {"rows": [{"what": name, "value": value}]})
+    text = page.read_text()
+    assert text.startswith("# Page\n")
+    assert [line for line in text.splitlines() if line.startswith("| a") or line.startswith("| b")] == [
+        "| a | 2 |",
+        "| b | 2 |",
+    ]
+
+
+def test_figures_are_readable() -> None:
+    rows = [{"a": 1234.5, "b": 0.12345, "c": 0.0}, {"a": 1.5e-7, "c": None, "d": "x"}]
+    assert record.table(rows).splitlines()[2:] == ["| 1234 | 0.123 | 0 |  |", "| 1.5e-07 |  |  | x |"]
+
+
+def test_in_process_has_its_own_threads_and_memory() -> None:
+    found = harness.in_process(harness.peak_memory_mib, 2)
+    assert isinstance(found, float)
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        harness.in_process(harness.peak_memory_mib, 2, unknown="argument")
+
+
+def test_peak_memory_sees_what_was_freed() -> None:
+    before = harness.peak_memory_mib()
+    bytearray(int(before + 64) * 2**20)[:: 2**12].count(1)
+    assert harness.peak_memory_mib() > before + 32
+
+
+def test_timed_prior_changes_no_number_and_sees_the_backward_pass() -> None:
+    prior = load_prior({"prior": "mixture", "image_shape": [3, 8, 8]})
+    timed = TimedPrior(prior)
+    level = prior.schedule.levels(10)[4]
+    x_t = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def gradient(of: object) -> torch.Tensor:
+        point = x_t.clone().requires_grad_()
+        forward = of.denoise(point, level)  # type: ignore[attr-defined]
+        forwards.append(timed.watch.seconds)
+        return torch.autograd.grad(forward.square().sum(), point)[0]
+
+    forwards: list[float] = []
+    expected = gradient(prior)
+    assert torch.equal(gradient(timed), expected)
+    assert 0 == forwards[0] < forwards[1] < timed.watch.seconds
