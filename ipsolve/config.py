@@ -105,14 +105,18 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         RequestError: the file is missing or not YAML, or a key or value in it is wrong.
     """
-    mapping = read_yaml(path)
+    return build(Config, read_mapping(path, overrides), "config")
+
+
+def read_mapping(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the mapping in a YAML file with ``overrides`` applied; RequestError if there is none."""
+    mapping = _read_yaml(path)
     for word in overrides:
         _override(mapping, word)
-    return build(Config, mapping, "config")
+    return mapping
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; RequestError if there is none."""
+def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

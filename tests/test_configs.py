@@ -8,7 +8,7 @@ import pytest
 import skimage
 import sklearn
 
-from ipsolve.config import load_config, read_yaml
+from ipsolve.config import load_config, read_mapping
 from ipsolve.datasets import ImageError
 from ipsolve.errors import RequestError
 from ipsolve.experiment import Experiment
@@ -73,7 +73,7 @@ def test_a_paper_without_its_weights_is_one_line_that_says_how_to_get_them(name:
 def test_a_paper_measures_what_its_table_publishes(name: str) -> None:
     trial = paper(name)
     assert trial.config.published is not None
-    published = read_yaml(trial.config.published)["results"]
+    published = read_mapping(trial.config.published)["results"]
     assert set(trial.tasks) == set(published)
     assert all(set(row) <= set(trial.solvers) for row in published.values())
     assert all(set(figures) <= set(load_config(CONFIGS / "paper" / f"{name}.yaml").metrics)

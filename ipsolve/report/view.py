@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from ipsolve.config import Config, read_yaml
+from ipsolve.config import Config, read_mapping
 from ipsolve.errors import RequestError
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
 from ipsolve.results import RESULTS, RunFolder
@@ -109,7 +109,7 @@ def _published(path: str | None) -> tuple[Published | None, list[str]]:
     if path is None:
         return None, []
     try:
-        return build(Published, read_yaml(path), path), []
+        return build(Published, read_mapping(path), path), []
     except RequestError as error:  # the run is measured: a table that has moved since costs a note, not the report
         return None, [f"published figures are not shown: {error}"]
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from ipsolve.config import read_mapping
 from ipsolve.errors import RequestError
 from ipsolve.validation import build, unknown_key
 
@@ -132,18 +133,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainingConfig:
     Raises:
         RequestError: one line naming the key and what is allowed.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise RequestError(f"config: {path} does not exist")
-    try:
-        tree = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise RequestError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise RequestError(f"config: {path} must hold a mapping of keys to values")
-    for word in overrides:
-        _override(tree, word)
-    return parse_config(tree)
+    return parse_config(read_mapping(path, overrides))
 
 
 def parse_config(tree: Mapping[str, Any]) -> TrainingConfig:
@@ -155,6 +145,10 @@ def parse_config(tree: Mapping[str, Any]) -> TrainingConfig:
     config = build(TrainingConfig, {**tree, **sections}, "config")
     if len(config.unet.attention) != len(config.unet.channels):
         raise RequestError("unet.attention: must say true or false once for each of unet.channels")
+    if config.unet.optimiser == "muon" and not hasattr(torch.optim, "Muon"):
+        raise RequestError(
+            f"unet.optimiser: muon needs torch 2.9 or newer, this is {torch.__version__}; allowed: adamw"
+        )
     for channels, groups, where in (
         (config.autoencoder.channels, config.autoencoder.norm_groups, "autoencoder"),
         (config.unet.channels, config.unet.norm_groups, "unet"),
@@ -162,18 +156,3 @@ def parse_config(tree: Mapping[str, Any]) -> TrainingConfig:
         if any(width % groups for width in channels):
             raise RequestError(f"{where}.norm_groups: {groups} must divide each of {where}.channels {channels}")
     return config
-
-
-def _override(tree: dict[str, Any], word: str) -> None:
-    key, equals, value = word.partition("=")
-    *sections, last = key.split(".")
-    if not equals or not all([*sections, last]):
-        raise RequestError(f"override {word!r}: must be of the form section.key=value")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise RequestError(f"override {word!r}: {section} is not a section")
-    try:
-        tree[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RequestError(f"override {word!r}: the value is not YAML") from None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ray_jobs.training.config import TrainingConfig
 from ray_jobs.training.loop import Stage, Stateful, autocast, generator, prepare_worker, run
 from ray_jobs.training.networks import new_unet, noise_scheduler
-from ray_jobs.training.optimisation import MatrixMuon, is_hidden_matrix, learning_rate_factor, moving_average
+from ray_jobs.training.optimisation import is_hidden_matrix, learning_rate_factor, moving_average
 from ray_jobs.training.sampling import contact_sheet, sample_latents
 from ray_jobs.training.shards import Shards, batch_rows
 from ray_jobs.training.tracking import Tracker
@@ -82,6 +82,8 @@ class DiffusionStage(Stage):
         if spec.optimiser == "adamw":
             weights = [weight for _, weight in named]
             return [(torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-3), spec.learning_rate)]
+        from ray_jobs.training.muon import MatrixMuon  # torch has Muon since 2.9
+
         hidden = [weight for name, weight in named if is_hidden_matrix(name, weight)]
         others = [weight for name, weight in named if not is_hidden_matrix(name, weight)]
         return [

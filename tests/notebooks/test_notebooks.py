@@ -11,9 +11,11 @@ from nbclient import NotebookClient
 from ipsolve.results import RunFolder
 from ipsolve.summary import write_summary
 from ray_jobs import track
+from ray_jobs.pipeline import provenance
 from tests.synthetic_run import write_run
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+SOLVERS = ("tv", "resample", "nullspace_resample")
 NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
 
 
@@ -32,7 +34,8 @@ def test_compare_methods_shows_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return None if (row["solver"], row["image_id"]) == ("tv", "portraits/00001") else row
 
     settings = {"compute": {"precision": "float32"}, "tracking": {"uri": None, "experiment": "ipsolve"}}
-    run = RunFolder(write_run(tmp_path / "small", images=3, size=32, edit=broken, **settings))
+    run = RunFolder(write_run(tmp_path / "small", images=3, size=32, solvers=SOLVERS, edit=broken, **settings))
+    run.write_json("provenance.json", {"end": provenance.now()})
     summary = write_summary(run, baseline="resample").summary
     place, sent = track.send(run)
     assert sent, place

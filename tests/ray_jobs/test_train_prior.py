@@ -26,8 +26,9 @@ from ray_jobs.train_prior import main, train_prior
 from ray_jobs.training.config import TrainingConfig, load_config, parse_config
 from ray_jobs.training.export import encode, fold_whitening
 from ray_jobs.training.linear_code import PatchCode, initialise_encoder
+from ray_jobs.training.muon import MatrixMuon
 from ray_jobs.training.networks import new_autoencoder, noise_scheduler
-from ray_jobs.training.optimisation import MatrixMuon, is_hidden_matrix, learning_rate_factor, moving_average
+from ray_jobs.training.optimisation import is_hidden_matrix, learning_rate_factor, moving_average
 from ray_jobs.training.shards import Shards, batch_rows
 from ray_jobs.training.tracking import Tracker
 
@@ -178,7 +179,7 @@ def test_shipped_configurations_are_valid(name: str) -> None:
         ("unet.norm_groups=7", r"unet\.norm_groups: 7 must divide"),
         ("data.train=portraits:trian", r"no split 'trian' \(did you mean 'train'\?\)"),
         ("autoencoder.init_from=/no/such", r"autoencoder\.init_from"),
-        ("seed", "must be of the form"),
+        ("seed", "must look like key=value"),
     ],
 )
 def test_a_wrong_request_exits_with_2_and_one_line(
@@ -193,7 +194,7 @@ def test_a_wrong_request_exits_with_2_and_one_line(
 
 def test_a_missing_configuration_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["/no/such.yaml"]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "cannot read the configuration" in capsys.readouterr().err
 
 
 def test_a_dead_tracking_server_costs_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

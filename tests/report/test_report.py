@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ipsolve.config import read_yaml
+from ipsolve.config import read_mapping
 from ipsolve.conventions import UNITS
 from ipsolve.errors import RequestError
 from ipsolve.report import RunView, build_report, console_table, markdown, open_run
@@ -150,7 +150,7 @@ def test_published_figures_stand_beside_measured_ones(view: RunView, page: str) 
 
 @pytest.mark.parametrize("name", ["kuang2026_ffhq", "kuang2026_celebahq"])
 def test_published_tables_are_complete(name: str) -> None:
-    table = build(Published, read_yaml(PUBLISHED / f"{name}.yaml"), name)
+    table = build(Published, read_mapping(PUBLISHED / f"{name}.yaml"), name)
     assert set(table.results) == {"gaussian_blur", "inpaint_random", "motion_blur", "sr4"}
     for solvers in table.results.values():
         assert set(solvers) == {"resample", "nullspace_resample"}
