@@ -31,14 +31,14 @@ def rows(options: Options) -> list[Row]:
     rounds = options.rounds_or(3)
     found: list[Row] = []
     for size in [64] if options.quick else SIZES:
-        iterations = 20 if options.quick else 2000
-        found += options.apart(measure_size, options.threads, size=size, rounds=rounds, iterations=iterations)
+        work = {"batch": 1 if options.quick else SIZES[size][0], "iterations": 20 if options.quick else 2000}
+        found += options.apart(measure_size, options.threads, size=size, rounds=rounds, **work)
     return found
 
 
 @torch.no_grad()
-def measure_size(size: int, rounds: int, iterations: int) -> list[Row]:
-    batch, gaussian, motion = SIZES[size]
+def measure_size(size: int, batch: int, rounds: int, iterations: int) -> list[Row]:
+    _, gaussian, motion = SIZES[size]
     tasks = {
         "random_inpainting": INPAINTING,
         "sr4": SR4,

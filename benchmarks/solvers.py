@@ -27,7 +27,7 @@ QUICK = {"num_steps": 2, "latent_iterations": 1, "pixel_iterations": 2}
 
 
 def rows(options: Options) -> list[Row]:
-    batch_sizes = [1, 2] if options.quick else [1, 8, 32]
+    batch_sizes = [2] if options.quick else [1, 8, 32]
     return options.apart(
         measure_solvers,
         options.threads,

@@ -131,7 +131,7 @@ def test_a_cell_is_all_that_its_numbers_depend_on() -> None:
         {"data": {"source": "portraits:test", "limit": 2}},
         {"compute": {"batch_size": 1, "num_actors": 2}},
         {"metrics": ["psnr", "ssim"]},
-        {"solvers": {"pinv": {"solver": "pseudo_inverse", "signal_std": 0.1}, "ddnm": BASE["solvers"]["ddnm"]}},
+        {"solvers": {"pinv": {"solver": "pseudo_inverse", "signal_std": 0.3}, "ddnm": BASE["solvers"]["ddnm"]}},
     ]
     other: list[dict[str, Any]] = [
         {"seed": 1},

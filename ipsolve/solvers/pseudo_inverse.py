@@ -31,7 +31,7 @@ class PseudoInverse(Solver):
     family: ClassVar[str] = "classical"
     requires: ClassVar[Requirements] = Requirements(linear=True)
 
-    signal_std: Annotated[float, Field(gt=0)] | None = 0.1
+    signal_std: Annotated[float, Field(gt=0)] | None = 0.3
 
     def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
         assert isinstance(operator, LinearOperator)
