@@ -1,13 +1,14 @@
 """ReSample with its published constants, one image at a time against a batch, and null-space ReSample beside it.
 
 Three arms on the same images, seeds and measurements: ``reference``, the official preset at batch 1 on one thread, in
-PyTorch's default memory layout, as the script of a paper runs; ``resample``, the same preset as one batch on all cores;
-``nullspace_resample`` at its defaults, likewise. Each arm is a process; the reference solves only the first
---reference-images of the --images.
+PyTorch's default memory layout, as the script of a paper runs; ``resample``, the same preset in batches, one process of
+one thread per core as ``compute.num_actors: auto`` has it; ``nullspace_resample`` at its defaults, likewise. The
+reference solves only the first --reference-images of the --images.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -32,24 +33,41 @@ Answer = dict[str, Any]
 def rows(options: Options) -> list[Row]:
     images = 2 if options.quick else options.images
     alone = 1 if options.quick else min(options.reference_images, images)
-    # name: solver, images, batch size, threads, channels_last
+    share = -(-images // options.threads)
+    # name: solver, images, batch size, processes, channels_last
     arms = {
         "reference": (OFFICIAL, alone, 1, 1, False),
-        "resample": (OFFICIAL, images, images, options.threads, True),
-        "nullspace_resample": (NULLSPACE, images, images, options.threads, True),
+        "resample": (OFFICIAL, images, share, options.threads, True),
+        "nullspace_resample": (NULLSPACE, images, share, options.threads, True),
     }
     found: list[Row] = []
     for task in TASKS:
         answers: dict[str, Answer] = {}
-        for name, (solver, count, batch, used, channels_last) in arms.items():
+        for name, (solver, count, batch, processes, channels_last) in arms.items():
             if options.quick:
                 solver = solver | QUICK[solver["solver"]]
-            say(f"{task} {name}: {count} images in batches of {batch} on {used} threads")
-            call = {"task": task, "solver": solver, "count": count, "batch": batch, "channels_last": channels_last}
-            answers[name] = options.apart(solve, used, **call)
-        for name, (_, count, batch, used, _) in arms.items():
-            found.append(_row(task, name, answers, {"images": count, "batch": batch, "threads": used}))
+            say(f"{task} {name}: {count} images in batches of {batch} in {processes} processes of one thread")
+            call = {"task": task, "solver": solver, "batch": batch, "channels_last": channels_last}
+            answers[name] = _side_by_side(options, count, processes, call)
+        for name, (_, count, batch, processes, _) in arms.items():
+            found.append(_row(task, name, answers, {"images": count, "batch": batch, "processes": processes}))
     return found
+
+
+def _side_by_side(options: Options, count: int, processes: int, call: dict[str, Any]) -> Answer:
+    """Solve the first ``count`` images, shared out to processes that run at the same time."""
+    share = -(-count // processes)
+    parts = [range(first, min(first + share, count)) for first in range(0, count, share)]
+
+    def solve_part(part: range) -> Answer:
+        answer: Answer = options.apart(solve, 1, first=part.start, end=part.stop, **call)
+        return answer
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        answers = list(pool.map(solve_part, parts))
+    slowest = max(answer["seconds"] for answer in answers)
+    psnr = [value for answer in answers for value in answer["psnr"]]
+    return {"seconds": slowest / count, "psnr": psnr, "calls": answers[0]["calls"]}
 
 
 def _row(task: str, name: str, answers: dict[str, Answer], sizes: dict[str, int]) -> Row:
@@ -74,13 +92,13 @@ def _row(task: str, name: str, answers: dict[str, Answer], sizes: dict[str, int]
 
 
 @torch.no_grad()
-def solve(task: str, solver: dict[str, Any], count: int, batch: int, channels_last: bool) -> Answer:
-    """Solve the first ``count`` test portraits in batches; return seconds per image and the PSNR of each."""
+def solve(task: str, solver: dict[str, Any], first: int, end: int, batch: int, channels_last: bool) -> Answer:
+    """Solve test portraits ``first`` to ``end`` - 1 in batches; return the seconds of all and the PSNR of each."""
     prior = load_prior(PRIOR | {"channels_last": channels_last})
     method = parse_solver(solver)
     seconds, psnr, calls = 0.0, [], {}
-    for first in range(0, count, batch):
-        trial = problem(TASKS[task], range(first, min(first + batch, count)), prior.image_shape[-1])
+    for start_of_batch in range(first, end, batch):
+        trial = problem(TASKS[task], range(start_of_batch, min(start_of_batch + batch, end)), prior.image_shape[-1])
         metered = MeteredPrior(prior, len(trial.x))
         start = clock()
         x_hat = method.solve(trial.measurement, trial.operator, metered, trial.rng())
@@ -88,6 +106,6 @@ def solve(task: str, solver: dict[str, Any], count: int, batch: int, channels_la
         seconds += elapsed
         psnr += Psnr()(x_hat, trial.x).tolist()
         calls = {name: int(value.double().mean().round()) for name, value in metered.counts.items()}
-        say(f"images {first} to {first + len(trial.x) - 1}: {elapsed:.0f} s, psnr {psnr[-1]:.2f}")
+        say(f"images from {start_of_batch} on, {len(trial.x)} of them: {elapsed:.0f} s, psnr {psnr[-1]:.2f}")
     words = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in calls.items())
-    return {"seconds": seconds / count, "psnr": psnr, "calls": words}
+    return {"seconds": seconds, "psnr": psnr, "calls": words}

@@ -93,7 +93,7 @@ def test_discrepancy_principle_stops_at_the_noise_level(latent_prior: Prior) -> 
 def test_phase_orders_use_the_spaces_they_name(latent_prior: Prior) -> None:
     """A latent block calls the decoder with a backward call, a pixel block without."""
     _, operator, measurement, ids = problem(SR, batch=1)
-    first = {"phase_boundaries": [0.0, 1.0], "final_projection": False, "discrepancy": None}
+    first = {"phase_boundaries": [0.0, 1.0], "final_projection": False, "discrepancy": None, "guidance_scale": 0}
     for order, backward in (("latent_then_pixel", True), ("pixel_then_latent", False)):
         metered = MeteredPrior(latent_prior, 1)
         with torch.no_grad():
@@ -134,7 +134,7 @@ def test_projection_state_chooses_the_estimate(latent_prior: Prior) -> None:
 
 def test_without_blocks_it_is_unconditional_ddim(latent_prior: Prior) -> None:
     _, operator, measurement, ids = problem(SR)
-    solver = make(phase_boundaries=[1.0, 1.0], final_projection=False)
+    solver = make(phase_boundaries=[1.0, 1.0], final_projection=False, guidance_scale=0)
     with torch.no_grad():
         x_hat = solver.solve(measurement, operator, latent_prior, image_rng(0, ids, "solver"))
     levels = latent_prior.schedule.levels(20)
