@@ -32,14 +32,16 @@ class Options:
     Args:
         quick: the smallest sizes at which everything still runs; the figures mean nothing.
         rounds: how often the arms take turns; None is each benchmark's own choice.
-        images: images of ``resample``, all in one batch.
+        images: images of ``resample``, shared out to one process per core.
         reference_images: images of its slow arm, one after the other.
+        tasks: of ``resample``; none is all.
     """
 
     quick: bool = False
     rounds: int | None = None
     images: int = 8
     reference_images: int = 2
+    tasks: tuple[str, ...] = ()
 
     def rounds_or(self, default: int) -> int:
         return self.rounds or (1 if self.quick else default)

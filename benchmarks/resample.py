@@ -2,7 +2,7 @@
 
 Three arms on the same images, seeds and measurements: ``reference``, the official preset at batch 1 on one thread, in
 PyTorch's default memory layout, as the script of a paper runs; ``resample``, the same preset in batches, one process of
-one thread per core as ``compute.num_actors: auto`` has it; ``nullspace_resample`` at its defaults, likewise. The
+one thread per core, set up as the actors of the pipeline are; ``nullspace_resample`` at its defaults, likewise. The
 reference solves only the first --reference-images of the --images.
 """
 
@@ -19,8 +19,9 @@ from ipsolve.metrics.fidelity import Psnr
 from ipsolve.priors import MeteredPrior, load_prior
 from ipsolve.solvers import parse_solver
 from ipsolve.statistics import mean_interval, paired_difference
+from ray_jobs.pipeline.memory import keep_freed_memory
 
-TASKS = {"sr4": SR4, "box 24x24": BOX}
+TASKS = {"sr4": SR4, "box": BOX}
 OFFICIAL = {"solver": "resample", "preset": "official"}
 NULLSPACE = {"solver": "nullspace_resample"}
 QUICK = {
@@ -41,7 +42,7 @@ def rows(options: Options) -> list[Row]:
         "nullspace_resample": (NULLSPACE, images, share, options.threads, True),
     }
     found: list[Row] = []
-    for task in TASKS:
+    for task in options.tasks or TASKS:
         answers: dict[str, Answer] = {}
         for name, (solver, count, batch, processes, channels_last) in arms.items():
             if options.quick:
@@ -94,6 +95,8 @@ def _row(task: str, name: str, answers: dict[str, Answer], sizes: dict[str, int]
 @torch.no_grad()
 def solve(task: str, solver: dict[str, Any], first: int, end: int, batch: int, channels_last: bool) -> Answer:
     """Solve test portraits ``first`` to ``end`` - 1 in batches; return the seconds of all and the PSNR of each."""
+    if channels_last:  # as the actors of the pipeline are set up
+        keep_freed_memory()
     prior = load_prior(PRIOR | {"channels_last": channels_last})
     method = parse_solver(solver)
     seconds, psnr, calls = 0.0, [], {}

@@ -52,6 +52,7 @@ def _solver(cls: type[Solver]) -> list[str]:
         f"  {cls.name:20} {cls.paper}",
         f"  {'':20} {cls.family}; needs {listed}; cost: {cost}",
         f"  {'':20} {_fields(cls)}",
+        *([f"  {'':20} presets: {', '.join(cls.PRESETS)}"] if cls.PRESETS else []),
     ]
 
 

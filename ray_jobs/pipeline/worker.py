@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ipsolve.experiment import Cell
 from ray_jobs.pipeline.evaluator import Evaluator
+from ray_jobs.pipeline.memory import keep_freed_memory
 from ray_jobs.pipeline.storage import Failure, Storage
 from ray_jobs.pipeline.workload import Workload
 
@@ -30,6 +31,7 @@ class Worker:
 
     def __init__(self, workload: Workload) -> None:
         torch.set_num_threads(workload.num_threads)
+        keep_freed_memory()
         self.notes: list[str] = []
         if workload.device == "cuda" and not torch.cuda.is_available():
             self.notes.append("an actor was given a GPU that torch cannot use: it works on the CPU")
