@@ -22,7 +22,9 @@ NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
 def execute(name: str) -> tuple[str, int]:
     """Run a notebook in a fresh kernel; return all text it printed or returned, and the number of its figures."""
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
-    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    NotebookClient(
+        notebook, timeout=240, startup_timeout=240, resources={"metadata": {"path": str(NOTEBOOKS)}}
+    ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     text = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
     assert not [output for output in outputs if output.get("name") == "stderr" and "Warning" in output["text"]]
