@@ -58,6 +58,8 @@ class NullspaceReSample(Solver):
         guidance_scale: every step also descends ||A(D(x_0)) - y|| by guidance_scale * alpha_t^2, as in the code of
             ReSample (0 is off).
         latent_lr, latent_iterations: AdamW in the latent phase.
+        latent_patience: a latent fit also stops when its loss exceeds that of so many iterations before; null is never.
+        stop_threshold: mean squared residual at which a latent fit stops where ``discrepancy`` is null.
         discrepancy: tau; a latent fit stops once ||A(D(z)) - y||^2 <= tau^2 m sigma^2 (Morozov 1966). Null is
             the published stop, a mean squared residual below stop_threshold.
         estimate_std: assumed std of the error of x_0t; the projection then weighs it against the noise of y, damping
@@ -75,6 +77,7 @@ class NullspaceReSample(Solver):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {
             "num_steps": 500,
+            "phase_boundaries": (1 / 3, 2 / 3),
             "phase_order": "latent_then_pixel",
             "projection_interval": 5,
             "projection_state": "noisier",
@@ -83,6 +86,8 @@ class NullspaceReSample(Solver):
             "guidance_scale": 0.5,
             "latent_lr": 5e-3,
             "latent_iterations": 500,
+            "latent_patience": 200,
+            "stop_threshold": 1e-6,
             "discrepancy": None,
             "estimate_std": None,
             "encode_correction": False,

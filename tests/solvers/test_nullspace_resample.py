@@ -33,7 +33,10 @@ def make(**fields: Any) -> NullspaceReSample:
 
 
 def test_published_preset_has_every_addition_off() -> None:
-    published = make(preset="published", num_steps=500)
+    preset = NullspaceReSample.PRESETS["published"]
+    assert preset.keys() == {f.name for f in dataclasses.fields(NullspaceReSample)}  # no default of ours leaks in
+    published = parse_solver({"solver": "nullspace_resample", "preset": "published"})
+    assert isinstance(published, NullspaceReSample)
     assert published.estimate_std is None
     assert published.discrepancy is None
     assert not published.encode_correction
