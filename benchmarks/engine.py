@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -103,11 +104,16 @@ def pipeline(config: Mapping) -> Mapping:
     from ray_jobs.pipeline.cluster import plan_share
     from ray_jobs.pipeline.execute import execute
     from ray_jobs.pipeline.plan import Plan
+    from ray_jobs.pipeline.reading import load
+    from ray_jobs.pipeline.workload import Workload
 
     experiment = Experiment.of(build(Config, config, "config"))
     plan = Plan.of(experiment)
+    share = plan_share(experiment.config.compute, len(plan.batches))
+    loader = partial(load, experiment.source, size=experiment.image_size)
+    work = Workload.of(experiment, share.device, share.cpus)
     start = time.time()
-    for report in execute(plan, plan_share(experiment.config.compute, len(plan.batches))):
+    for report in execute(plan, share, loader, work):
         if report["failed"]:
             raise RuntimeError(f"a batch failed: {report}")
     files = Path(experiment.config.run_location, "results").rglob("*.parquet")

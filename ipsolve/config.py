@@ -54,8 +54,29 @@ class Tracking:
     experiment: str = "ipsolve"
 
 
+class RunConfig:
+    """What the configurations of all kinds of runs share."""
+
+    name: str
+    seed: int | list[int]
+    baseline: str | None
+    compute: Compute
+    output: str
+    tracking: Tracking
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, each once."""
+        return list(dict.fromkeys([self.seed] if isinstance(self.seed, int) else self.seed))
+
+    @property
+    def run_location(self) -> str:
+        """The folder of this run."""
+        return f"{self.output.rstrip('/')}/{self.name}"
+
+
 @dataclass(frozen=True, config={"extra": "forbid"})
-class Config:
+class Config(RunConfig):
     """One evaluation: every task by every solver over the images of ``data``.
 
     Args:
@@ -84,16 +105,6 @@ class Config:
     compute: Compute = dataclasses.field(default_factory=Compute)
     output: str = "runs"
     tracking: Tracking = dataclasses.field(default_factory=Tracking)
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds, each once."""
-        return list(dict.fromkeys([self.seed] if isinstance(self.seed, int) else self.seed))
-
-    @property
-    def run_location(self) -> str:
-        """The folder of this run."""
-        return f"{self.output.rstrip('/')}/{self.name}"
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:

@@ -1,15 +1,8 @@
-"""A configuration whose every name has become an object: all that can be wrong with a request is found here.
-
-The unit of an experiment is a *cell*: one solver on one task with one seed. Its hash is of everything its numbers
-depend on except the images asked for, so that a run can be extended by images, and a changed setting is another cell.
-"""
+"""A configuration whose every name has become an object: all that can be wrong with a request is found here."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ipsolve.cells import Cell, at, check_run, describe, hash_of
 from ipsolve.config import Config
 from ipsolve.datasets import Source, open_source
 from ipsolve.errors import RequestError
@@ -28,24 +22,6 @@ from ipsolve.operators.tasks import describe_task, parse_task
 from ipsolve.priors import PriorSpec, PriorSummary, prior_spec
 from ipsolve.registry import did_you_mean
 from ipsolve.solvers import Solver, parse_solver
-from ipsolve.validation import field_names
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One solver on one task with one seed; the cell of the ground truth itself has neither task nor solver."""
-
-    task: str
-    solver: str
-    seed: int
-    hash: str
-
-    @property
-    def is_reference(self) -> bool:
-        return not self.solver
-
-    def __str__(self) -> str:
-        return "references" if self.is_reference else f"{self.task} / {self.solver} / seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -76,16 +52,7 @@ class Experiment:
         return experiment
 
     def _check(self) -> None:
-        if self.config.baseline is not None and self.config.baseline not in self.solvers:
-            hint = did_you_mean(self.config.baseline, self.solvers)
-            raise RequestError(
-                f"baseline: no solver {self.config.baseline!r}{hint}; allowed: {', '.join(self.solvers)}"
-            )
-        if re.search(r"://[^/@]*:[^/@]*@", self.config.tracking.uri or ""):
-            raise RequestError(
-                "tracking.uri: must not hold a password, it would be recorded; "
-                "allowed: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
-            )
+        check_run(self.config.baseline, self.solvers, self.config.tracking)
         if self.config.published is not None and not Path(self.config.published).is_file():
             raise RequestError(f"published: file {self.config.published} does not exist")
         for name in self.config.metrics:
@@ -98,9 +65,9 @@ class Experiment:
         if height != width:
             raise RequestError(f"prior: images must be square, this prior's are {height} x {width}")
         for task, (spec, noise) in self.tasks.items():
-            _at(f"tasks.{task}", spec.check, self.prior_summary.image_shape)
+            at(f"tasks.{task}", spec.check, self.prior_summary.image_shape)
             for name, solver in self.solvers.items():
-                _at(f"solvers.{name} on tasks.{task}", solver.check, spec, self.prior_summary.latent, noise.std)
+                at(f"solvers.{name} on tasks.{task}", solver.check, spec, self.prior_summary.latent, noise.std)
         ids = self.image_ids
         if not ids:
             raise RequestError("data.limit: must be 1 or more, or null for all images")
@@ -108,7 +75,7 @@ class Experiment:
             raise RequestError("data: two images have the same image_id")
         blank = torch.zeros(1, *self.prior_summary.image_shape)
         for name in self.metrics:
-            _at(f"metrics: {name}", METRICS[name](self.config.weights), blank, blank)
+            at(f"metrics: {name}", METRICS[name](self.config.weights), blank, blank)
         self.prior.load("cpu", self.config.compute.precision)  # a weight of the wrong shape shows only here
 
     @property
@@ -151,8 +118,8 @@ class Experiment:
                 task,
                 name,
                 seed,
-                _hash({**common, "names": [task, name], "task": describe_task(*self.tasks[task]),
-                       "solver": _describe(self.solvers[name], "solver"), "seed": seed}),
+                hash_of({**common, "names": [task, name], "task": describe_task(*self.tasks[task]),
+                       "solver": describe(self.solvers[name], "solver"), "seed": seed}),
             )
             for task in self.tasks
             for name in self.solvers
@@ -163,8 +130,30 @@ class Experiment:
     def reference_cell(self) -> Cell:
         """The pseudo-cell of the ground truth: it is read and described by features like any reconstruction."""
         return Cell(
-            "", "", 0, _hash({"data": self._images, "size": self.image_size, "features": sorted(self.features)})
+            "", "", 0, hash_of({"data": self._images, "size": self.image_size, "features": sorted(self.features)})
         )
+
+    @property
+    def all_cells(self) -> list[Cell]:
+        """The cells of the solvers, and before them that of the ground truth."""
+        return [self.reference_cell, *self.cells]
+
+    def ids_of(self, cell: Cell) -> list[str]:
+        """Return the ids of the images of one cell: all cells have the same."""
+        return self.image_ids
+
+    @property
+    def batch_size(self) -> int:
+        """Images solved together."""
+        return self.config.compute.batch_size
+
+    def origin(self) -> dict[str, Any]:
+        """Return what a run records of where its numbers come from."""
+        return {
+            "data": self.source.describe(),
+            "prior_fingerprint": self.prior.fingerprint(),
+            "absent_metrics": self.missing_metrics,
+        }
 
     @property
     def _images(self) -> dict[str, Any]:
@@ -173,32 +162,12 @@ class Experiment:
     def resolved(self) -> dict[str, Any]:
         """Return the configuration with every default written out; running it gives the same numbers."""
         return dataclasses.asdict(self.config) | {
-            "prior": _describe(self.prior, "prior"),
+            "prior": describe(self.prior, "prior"),
             "tasks": {name: describe_task(*task) for name, task in self.tasks.items()},
-            "solvers": {name: _describe(solver, "solver") for name, solver in self.solvers.items()},
+            "solvers": {name: describe(solver, "solver") for name, solver in self.solvers.items()},
         }
 
 
 def image_dtype(precision: str) -> torch.dtype:
     """Return the dtype of images in an evaluation: float64 only where everything is."""
     return torch.float64 if precision == "float64" else torch.float32
-
-
-def _describe(part: Any, kind: str) -> dict[str, Any]:
-    fields = {name: getattr(part, name) for name in field_names(type(part))}
-    return {
-        kind: part.name,
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()},
-    }
-
-
-def _at(where: str, check: Any, *arguments: Any) -> Any:
-    try:
-        return check(*arguments)
-    except RequestError as error:
-        raise RequestError(f"{where}: {error}") from None
-
-
-def _hash(identity: Mapping[str, Any]) -> str:
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -32,8 +32,8 @@ def conjugate_gradient(
     def dot(u: Tensor, v: Tensor) -> Tensor:
         return (u * v).flatten(1).sum(1)
 
+    residual = b if x is None else b - matvec(x)  # a matvec may be a backward call: none is spent on 0
     x = torch.zeros_like(b) if x is None else x
-    residual = b - matvec(x)
     direction = residual
     energy = dot(residual, residual)
     threshold = tolerance**2 * dot(b, b)

@@ -151,7 +151,11 @@ class RunFolder:
         self.write(self.path(name), (json.dumps(content, indent=2, default=str) + "\n").encode())
 
     def results(
-        self, columns: Sequence[str] | None = None, task: str | None = None, solver: str | None = None
+        self,
+        columns: Sequence[str] | None = None,
+        task: str | None = None,
+        solver: str | None = None,
+        schema: pa.Schema = RESULT_SCHEMA,
     ) -> pa.Table:
         """Return the result rows with their ``task`` and ``solver``, each (task, solver, seed, image) once.
 
@@ -159,12 +163,13 @@ class RunFolder:
             columns: the columns wanted (all); asking for few is cheap, images are not read.
             task: only this task.
             solver: only this solver.
+            schema: of the rows of this kind of run.
         """
         wanted = {"task": task, "solver": solver}
         selection = [pc.field(name) == value for name, value in wanted.items() if value is not None]
         filters = selection[0] if len(selection) == 1 else (selection[0] & selection[1] if selection else None)
         names = None if columns is None else list(dict.fromkeys((*KEY, *columns)))
-        table = self._read(RESULTS, names, filters, pa.schema([*RESULT_SCHEMA, *HIVE.schema]))
+        table = self._read(RESULTS, names, filters, pa.schema([*schema, *HIVE.schema]))
         table = _once(table, KEY)
         return table if columns is None else table.select(list(columns))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,24 +56,28 @@ def write_summary(
     run = location if isinstance(location, RunFolder) else RunFolder(location)
     rows, failures = read_rows(run, image_ids), read_failures(run, image_ids)
     order = list(cells) if cells is not None else _cells(rows, failures)
-    result = Summary(
-        summarise(rows, failures, set_distances(run, order, image_ids), order), compare(rows, baseline, order)
-    )
-    for name, table in (("summary.csv", result.summary), ("comparisons.csv", result.comparisons)):
+    distances = set_distances(run, order, image_ids)
+    result = Summary(summarise(rows, failures, distances, order), compare(rows, baseline, order))
+    write_tables(run, result)
+    return result
+
+
+def write_tables(run: RunFolder, tables: Summary) -> None:
+    """Write ``summary.csv`` and ``comparisons.csv``."""
+    for name, table in (("summary.csv", tables.summary), ("comparisons.csv", tables.comparisons)):
         buffer = io.StringIO()
         table.to_csv(buffer, index=False)
         run.write(run.path(name), buffer.getvalue().encode())
-    return result
 
 
 def read_rows(run: RunFolder, image_ids: Collection[str] | None = None) -> pd.DataFrame:
     """Return the scalar columns of the results, a row per (task, solver, seed, image), images of the plan only."""
-    return _planned(run.results(SCALARS), image_ids).to_pandas()
+    return planned(run.results(SCALARS), image_ids).to_pandas()
 
 
 def read_failures(run: RunFolder, image_ids: Collection[str] | None = None) -> pd.DataFrame:
     """Return the failures, images of the plan only."""
-    return _planned(run.failures(), image_ids).to_pandas()
+    return planned(run.failures(), image_ids).to_pandas()
 
 
 def summarise(
@@ -111,14 +115,16 @@ def summarise(
     return pd.DataFrame(table, columns=list(SUMMARY_COLUMNS)).astype({"fid_n": "Int64"})
 
 
-def compare(rows: pd.DataFrame, baseline: str | None, cells: Iterable[Cell]) -> pd.DataFrame:
-    """Return ``comparisons.csv``: solver minus baseline, over the same (image, seed) pairs, for every image metric."""
-    pairs = Pairs(rows)
+def compare(
+    rows: pd.DataFrame, baseline: str | None, cells: Iterable[Cell], metrics: Sequence[str] = IMAGE_METRICS
+) -> pd.DataFrame:
+    """Return ``comparisons.csv``: solver minus baseline, over the same (image, seed) pairs, for every metric."""
+    pairs = Pairs(rows, metrics)
     table = []
     for task, solver in cells:
         if baseline is None or solver == baseline:
             continue
-        for metric in IMAGE_METRICS:
+        for metric in metrics:
             found = pairs.difference(task, metric, solver, baseline)
             if found.n:
                 table.append((task, metric, solver, baseline, *found))
@@ -130,11 +136,12 @@ class Pairs:
     """The results of all solvers side by side, for paired differences; ``rows`` as :func:`read_rows` returns them."""
 
     rows: pd.DataFrame
+    metrics: Sequence[str] = IMAGE_METRICS
 
     @cached_property
     def _tasks(self) -> dict[str, pd.DataFrame]:
         # a line per image and seed, columns (metric, solver): sorted once, however many pairs are asked for
-        wide = self.rows.set_index(["task", "image_id", "seed", "solver"])[list(IMAGE_METRICS)].unstack("solver")
+        wide = self.rows.set_index(["task", "image_id", "seed", "solver"])[list(self.metrics)].unstack("solver")
         return {task: part.droplevel("task") for task, part in wide.groupby(level="task")}
 
     def difference(self, task: str, metric: str, solver: str, other: str) -> PairedDifference:
@@ -173,7 +180,7 @@ def set_distances(
 
 
 def _features(table: pa.Table, column: str, image_ids: Collection[str] | None) -> pa.ChunkedArray:
-    return _planned(table, image_ids)[column].drop_null()
+    return planned(table, image_ids)[column].drop_null()
 
 
 def _chunks(column: pa.ChunkedArray, size: int = 4096) -> Iterator[Rows]:
@@ -184,7 +191,8 @@ def _chunks(column: pa.ChunkedArray, size: int = 4096) -> Iterator[Rows]:
                 yield np.asarray(part.flatten().to_numpy(zero_copy_only=False)).reshape(len(part), -1)
 
 
-def _planned(table: pa.Table, image_ids: Collection[str] | None) -> pa.Table:
+def planned(table: pa.Table, image_ids: Collection[str] | None) -> pa.Table:
+    """Return the rows of the images of the plan; all rows where no plan is given."""
     if image_ids is None:
         return table
     return table.filter(pc.is_in(table["image_id"], pa.array(list(image_ids), pa.string())))

@@ -1,28 +1,67 @@
-"""Rebuild the tables and the report of a run: ``python -m ray_jobs.report RUN``."""
+"""Rebuild the tables and the report of a run: ``python -m ray_jobs.report RUN [--into FILE]``.
+
+With ``--into`` the Markdown tables of the run also replace what stands in FILE between the lines
+``<!-- tables of NAME -->`` and ``<!-- end of NAME -->``, NAME being that of the run.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from pathlib import Path
 
+import yaml
+
+from ipsolve import report
 from ipsolve.errors import RequestError
-from ipsolve.report import console_table, open_run, write_report
+from ipsolve.posterior import report as posterior_report
+from ipsolve.report.view import read_text
+from ipsolve.results import RunFolder
+from ray_jobs import cli
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, or 2 where the request is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m ray_jobs.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m ray_jobs.report", description=__doc__.split("\n", 1)[0])
     parser.add_argument("run", help="a run folder, such as runs/demo, or its URI")
-    location = parser.parse_args(arguments).run
+    parser.add_argument("--into", metavar="FILE", help="a Markdown file that shows the tables of the run")
+    options = parser.parse_args(arguments)
+    return cli.run_command(lambda: _command(options.run, options.into))
+
+
+def _command(location: str, into: str | None) -> int:
+    run = RunFolder(location)
+    if not is_posterior(run):
+        view = report.open_run(run)
+        path, table = report.write_report(view), report.console_table(view)
+        name, shown = view.config.name, report.document_table(view)
+    else:
+        posterior = posterior_report.open_run(run)
+        path, table = posterior_report.write_report(posterior), posterior_report.console_table(posterior)
+        name, shown = posterior.config.name, posterior_report.document_tables(posterior)
+    if into is not None:
+        replace_tables(Path(into), name, shown)
+    print(f"{table}\n\nreport: {path}")
+    return cli.COMPLETE
+
+
+def is_posterior(run: RunFolder) -> bool:
+    """Return whether a folder was written by ray_jobs.posterior; one that is no run was not."""
+    return run.exists("config.yaml") and "problems" in (yaml.safe_load(read_text(run, "config.yaml")) or {})
+
+
+def replace_tables(file: Path, name: str, tables: str) -> None:
+    """Put ``tables`` between the lines of ``file`` that name a run; RequestError if there are none."""
+    first, last = f"<!-- tables of {name} -->", f"<!-- end of {name} -->"
     try:
-        view = open_run(location)
-        path = write_report(view)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(console_table(view))
-    print(f"\nreport: {path}")
-    return 0
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"--into: cannot read {str(file)!r}: {error.strerror}") from None
+    marked = re.compile(f"(?<={re.escape(first)}\n).*(?={re.escape(last)})", re.DOTALL)
+    if not marked.search(text):
+        raise RequestError(f"--into: {file} does not have the lines {first!r} and {last!r}")
+    file.write_text(marked.sub(lambda _: f"\n{tables}\n\n", text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m ray_jobs.track runs/demo
 
-A parent run for the evaluation, a child run for each (task, solver). The Parquet files are the record and this is a
+A parent run for the run, a child run for each (task, solver). The Parquet files are the record and this is a
 copy of their summary: sending again updates the same MLflow runs, and a server that is slow or down costs seconds.
 """
 
@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from ray_jobs.pipeline.isolation import one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 MEMORY = "mlflow.json"  # in the run folder: which MLflow runs are this run's
 ARTIFACTS = ("report.html", "report.md", "summary.csv", "comparisons.csv", "config.yaml", "provenance.json")
@@ -55,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def send(run: RunFolder) -> tuple[str, bool]:
     """Send a run; return where it is, or one line on why it is not there and how to send it later, and which it is."""
-    _set_patience()
+    set_patience()
     try:
         return _send(run), True
     except Exception as error:  # tracking never costs a result, whatever a server or its client does
         return f"not sent ({one_line(error)}); send it later with: python -m ray_jobs.track {run.root}", False
 
 
-def _set_patience() -> None:
+def set_patience() -> None:
     # MLflow's own defaults let one call to a dead server take four minutes (ray.md 6)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
@@ -77,38 +79,82 @@ def _send(run: RunFolder) -> str:
         logging.getLogger(name).setLevel(logging.ERROR)
     config = _read(run, "config.yaml")
     provenance = run.read_json("provenance.json")
-    uri, artifacts = _store(run, config)
+    uri, artifacts = store_of(run, config)
     client = MlflowClient(tracking_uri=uri)
-    experiment_id = _experiment(client, config["tracking"]["experiment"], artifacts)
-    memory = _Memory(run, f"{config['tracking']['uri'] or 'local'}#{experiment_id}", experiment_id)
-    # without the limit and the seeds: a run that is extended by images or seeds stays the same MLflow run
-    data = {key: value for key, value in config["data"].items() if key != "limit"}
-    precision = config["compute"]["precision"]
-    shared = {**_flat("data", data), **_flat("prior", config["prior"]), "precision": precision}
-    extent = {"limit": str(config["data"].get("limit")), "seeds": str(config["seed"])}
+    experiment_id = experiment_of(client, config["tracking"]["experiment"], artifacts)
+    memory = Memory(run, f"{config['tracking']['uri'] or 'local'}#{experiment_id}", experiment_id)
+    described = _describe(config, provenance)
+    shared = described.parameters
     commit = {"mlflow.source.git.commit": str(provenance.get("git_commit"))}
     # a parameter cannot change in MLflow, so that another setting is another MLflow run
-    key = f"evaluation/{_digest([shared, config['baseline']])}"
-    parent = memory.run_of(client, key, config["name"], extent | commit)
+    key = f"{described.kind}/{digest([shared, config['baseline']])}"
+    parent = memory.run_of(client, key, config["name"], described.extent | commit)
     rows = _summary(run)
     totals = {name: sum(float(row[name]) for row in rows) for name in ("n", "failed")}
-    time = _milliseconds(provenance.get("end") or provenance.get("start"))
+    time = milliseconds(provenance.get("end") or provenance.get("start"))
     _log(client, parent, shared | {"baseline": config["baseline"]}, totals, time)
-    _log_dataset(client, parent, config, provenance)
+    client.log_inputs(parent, described.datasets())
     _log_artifacts(client, parent, run)
     for row in rows:
-        task, solver = config["tasks"][row["task"]], config["solvers"][row["solver"]]
-        parameters = {**shared, **_flat("task", task), "task": row["task"], **solver, "solver_name": row["solver"]}
-        key = f"{row['task']}/{row['solver']}/{_digest([parameters, parent])}"
-        tags = {"mlflow.parentRunId": parent, **extent}
+        # no solver of this name: the floor of a posterior run
+        solver = config["solvers"].get(row["solver"], {})
+        parameters = {**shared, **described.tasks[row["task"]], "task": row["task"], **solver}
+        parameters |= {"solver_name": row["solver"]}
+        key = f"{row['task']}/{row['solver']}/{digest([parameters, parent])}"
+        tags = {"mlflow.parentRunId": parent, **described.extent}
         child = memory.run_of(client, key, f"{row['task']} / {row['solver']}", tags)
-        _log(
-            client, child, parameters, {k: float(v) for k, v in row.items() if k not in ("task", "solver") and v}, time
-        )
+        _log(client, child, parameters, _numbers(row), time)
     return f"{uri}, experiment {config['tracking']['experiment']!r}, run {parent}"
 
 
-class _Memory:
+@dataclass(frozen=True)
+class _Described:
+    """What MLflow is told of a run beside its numbers.
+
+    ``extent`` is what a run may be extended by and stays the same MLflow run: images, problems, seeds.
+    """
+
+    kind: str
+    parameters: dict[str, Any]
+    extent: dict[str, str]
+    tasks: dict[str, dict[str, Any]]
+    sources: dict[str, tuple[Any, Any, Any]]  # name of a data set: its digest, what it is, what is known of it
+
+    def datasets(self) -> list[DatasetInput]:
+        from mlflow.entities import Dataset, DatasetInput
+
+        return [
+            DatasetInput(Dataset(name, str(digest)[:36], "ipsolve", json.dumps(source), profile=json.dumps(known)), [])
+            for name, (digest, source, known) in self.sources.items()
+        ]
+
+
+def _describe(config: dict[str, Any], provenance: dict[str, Any]) -> _Described:
+    precision, extent = {"precision": config["compute"]["precision"]}, {"seeds": str(config["seed"])}
+    if "problems" in config:
+        families = {
+            name: {k: v for k, v in given.items() if k != "num_problems"} for name, given in config["problems"].items()
+        }
+        extent |= {f"num_problems.{name}": str(given["num_problems"]) for name, given in config["problems"].items()}
+        shared = {key: config[key] for key in ("samples", "slices", "problem_seed")} | precision
+        tasks = {name: flat("problems", family) for name, family in families.items()}
+        sources = {name: (digest([family, config["problem_seed"]]), family, {}) for name, family in families.items()}
+        return _Described("posterior", shared, extent, tasks, sources)
+    data = {key: value for key, value in config["data"].items() if key != "limit"}
+    shared = {**flat("data", data), **flat("prior", config["prior"]), **precision}
+    tasks = {name: flat("task", task) for name, task in config["tasks"].items()}
+    known = provenance.get("data") or {}
+    sources = {str(data.get("source")): (known.get("digest", digest(config["data"])), config["data"], known)}
+    return _Described("evaluation", shared, {"limit": str(config["data"].get("limit")), **extent}, tasks, sources)
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    """Return the numbers of a line of ``summary.csv``."""
+    words = ("task", "solver", "sampling")
+    return {name: float(value) for name, value in row.items() if name not in words and value}
+
+
+class Memory:
     """The ids of the MLflow runs that stand for this run, kept in its folder so that sending again updates them."""
 
     def __init__(self, run: RunFolder, store: str, experiment_id: str) -> None:
@@ -135,7 +181,7 @@ class _Memory:
         return self.ids[key]
 
 
-def _store(run: RunFolder, config: dict[str, Any]) -> tuple[str, str | None]:
+def store_of(run: RunFolder, config: dict[str, Any]) -> tuple[str, str | None]:
     uri = config["tracking"]["uri"]
     if uri is not None:
         return str(uri), None
@@ -144,7 +190,7 @@ def _store(run: RunFolder, config: dict[str, Any]) -> tuple[str, str | None]:
     return f"sqlite:///{folder}/mlflow.db", Path(folder, "mlartifacts").as_uri()
 
 
-def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+def experiment_of(client: MlflowClient, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     return str(found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts))
 
@@ -159,15 +205,6 @@ def _log(client: MlflowClient, run_id: str, parameters: dict[str, Any], metrics:
         params=[Param(name, str(value)) for name, value in parameters.items()],
     )
     client.set_terminated(run_id, "FINISHED", time)
-
-
-def _log_dataset(client: MlflowClient, run_id: str, config: dict[str, Any], provenance: dict[str, Any]) -> None:
-    from mlflow.entities import Dataset, DatasetInput
-
-    described = provenance.get("data") or {}
-    name, digest = str(config["data"].get("source")), str(described.get("digest", _digest(config["data"])))
-    dataset = Dataset(name, digest[:36], "ipsolve", json.dumps(config["data"]), profile=json.dumps(described))
-    client.log_inputs(run_id, [DatasetInput(dataset, [])])
 
 
 def _log_artifacts(client: MlflowClient, run_id: str, run: RunFolder) -> None:
@@ -192,15 +229,15 @@ def _read(run: RunFolder, name: str) -> dict[str, Any]:
     return content
 
 
-def _flat(prefix: str, mapping: dict[str, Any]) -> dict[str, Any]:
+def flat(prefix: str, mapping: dict[str, Any]) -> dict[str, Any]:
     return {f"{prefix}.{name}": value for name, value in mapping.items()}
 
 
-def _digest(content: object) -> str:
+def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _milliseconds(time: object) -> int:
+def milliseconds(time: object) -> int:
     return int(datetime.fromisoformat(str(time)).timestamp() * 1000)
 
 

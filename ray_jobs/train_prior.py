@@ -1,8 +1,8 @@
-"""Train a latent diffusion prior: ``python -m ray_jobs.train_prior CONFIG.yaml [section.key=value ...]``.
+"""Train a diffusion prior: ``python -m ray_jobs.train_prior CONFIG.yaml [section.key=value ...]``.
 
-Renders the data once (Ray tasks), trains an autoencoder, then a UNet on its latents (Ray Train), and writes
-``OUTPUT/NAME/prior`` in diffusers layout. The same command continues a run that was stopped. Exit codes: 0 done,
-1 training failed, 2 the request is wrong.
+Renders the data once (Ray tasks), trains an autoencoder, then a UNet on its latents (Ray Train), or with ``space:
+pixel`` a UNet on images alone, and writes ``OUTPUT/NAME/prior`` in diffusers layout. The same command continues a run
+that was stopped. Exit codes: 0 done, 1 training failed, 2 the request is wrong.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def train_prior(config: TrainingConfig) -> Path:
     job = {"config": config, "tracker": tracker.address}
 
     vae = _given_autoencoder(config)
-    if vae is None:
+    if vae is None and config.space == "latent":
         vae = prior / "vae"
         if not vae.is_dir():
             _fit("vae", train_autoencoder, {**job, "train": train, "val": val}, config)
@@ -55,7 +55,7 @@ def train_prior(config: TrainingConfig) -> Path:
         train_latents = encode_shards(vae, train, cache / "latents-train", share)
         val_latents = encode_shards(vae, val, cache / "latents-val", share)
         _fit("unet", train_unet, {**job, "train": train_latents, "val": val_latents, "vae": vae}, config)
-        export_unet(config.folder / "unet", prior)
+        export_unet(config.folder / "unet", prior, config.unet)
     for curve in sorted((config.folder / "curves").glob("*.csv")):
         tracker.artifact(curve, "curves")
     tracker.finish()
@@ -83,7 +83,7 @@ def _fit(name: str, worker: Callable[[dict[str, Any]], None], job: dict[str, Any
 
 
 def _given_autoencoder(config: TrainingConfig) -> Path | None:
-    """Return the folder of the autoencoder that the configuration takes over, None if it is to be trained."""
+    """Return the folder of the autoencoder that the configuration takes over, None if there is none."""
     if config.autoencoder.init_from is None:
         return None
     folder = Path(config.autoencoder.init_from).expanduser().absolute()

@@ -117,7 +117,15 @@ def test_what_cannot_be_done_is_refused_in_one_line(changes: dict[str, Any], mes
 def test_the_resolved_configuration_is_the_same_experiment() -> None:
     first = experiment()
     resolved = yaml.safe_load(yaml.safe_dump(first.resolved(), sort_keys=False))
-    assert resolved["solvers"]["ddnm"] == {"solver": "ddnm", "num_steps": 4, "eta": 0.85, "noise_aware": True}
+    assert resolved["solvers"]["ddnm"] == {
+        "solver": "ddnm",
+        "num_steps": 4,
+        "eta": 0.85,
+        "noise_aware": True,
+        "noise_rule": "spectral",
+        "travel_length": 1,
+        "travel_repeat": 1,
+    }
     second = Experiment.of(build(Config, resolved, "config"))
     assert second.cells == first.cells
     assert second.reference_cell == first.reference_cell

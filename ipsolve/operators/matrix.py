@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from ipsolve.operators.base import SpectralOperator, drop_null
+from ipsolve.operators.base import OperatorSpec, SpectralOperator, drop_null
 
 
 class Matrix(SpectralOperator):
-    """y = A x for vectors x (B, d) and y (B, m). Spectral coordinates are (B, max(m, d)).
+    """y = A x for vectors x (B, d) and y (B, m).
+
+    Spectral coordinates are the (B, min(m, d)) of the singular directions: V spans the row space of A alone.
 
     Args:
         matrix: (1, m, d) shared by the batch, or (B, m, d) with one matrix per problem.
@@ -19,13 +21,9 @@ class Matrix(SpectralOperator):
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
-        m, d = matrix.shape[1:]
-        self.image_shape, self.measurement_shape = (d,), (m,)
-        k = max(m, d)
-        u, s, vt = torch.linalg.svd(matrix, full_matrices=True)
-        self._u = torch.nn.functional.pad(u, (0, k - m))
-        self._v = torch.nn.functional.pad(vt.mT, (0, k - d))
-        self._s = drop_null(torch.nn.functional.pad(s, (0, k - s.shape[1])), self.rank_tolerance)
+        self.image_shape, self.measurement_shape = (matrix.shape[2],), (matrix.shape[1],)
+        self._u, s, self._vt = torch.linalg.svd(matrix, full_matrices=False)
+        self._s = drop_null(s, self.rank_tolerance)
 
     def select(self, rows: Tensor) -> Self:
         return self if len(self.matrix) == 1 else type(self)(self.matrix[rows])
@@ -34,10 +32,10 @@ class Matrix(SpectralOperator):
         return self._s
 
     def to_spectral(self, x: Tensor) -> Tensor:
-        return _apply(self._v.mT, x)
+        return _apply(self._vt, x)
 
     def from_spectral(self, c: Tensor) -> Tensor:
-        return _apply(self._v, c)
+        return _apply(self._vt.mT, c)
 
     def measurement_to_spectral(self, y: Tensor) -> Tensor:
         return _apply(self._u.mT, y)
@@ -47,4 +45,17 @@ class Matrix(SpectralOperator):
 
 
 def _apply(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Return M x of each row x, (1 or B, n, k), (B, k) -> (B, n); a shared matrix is one product for the batch."""
+    if len(matrices) == 1:
+        return vectors @ matrices[0].T
     return (matrices @ vectors[..., None])[..., 0]
+
+
+class MatrixSpec(OperatorSpec):
+    """What draws a :class:`Matrix`. Not in the registry: a matrix belongs to the problem that it is part of."""
+
+    name: ClassVar[str] = "matrix"
+
+    @property
+    def spectral(self) -> bool:
+        return True

@@ -1,6 +1,7 @@
 """Diffusion priors."""
 
 from ipsolve.priors.base import MeteredPrior, Prior
+from ipsolve.priors.fitted_mixture import FittedMixtureSpec
 from ipsolve.priors.gaussian_mixture import GaussianMixture
 from ipsolve.priors.latent import LatentPrior, LatentSpec
 from ipsolve.priors.mixture import MixturePrior, MixtureSpec
@@ -14,6 +15,7 @@ __all__ = [
     "DiscreteSchedule",
     "Edm",
     "Execution",
+    "FittedMixtureSpec",
     "FlowMatching",
     "GaussianMixture",
     "LatentPrior",

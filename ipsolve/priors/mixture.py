@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from typing import Annotated, ClassVar
@@ -14,6 +15,7 @@ from torch import Tensor
 from ipsolve.errors import RequestError
 from ipsolve.priors.base import Prior, Shape
 from ipsolve.priors.gaussian_mixture import GaussianMixture
+from ipsolve.priors.schedule_spec import ScheduleMapping, load_schedule
 from ipsolve.priors.schedules import Level, Schedule, linear
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary
 from ipsolve.priors.unet import Precision
@@ -76,6 +78,7 @@ class MixtureSpec(PriorSpec):
         std: the standard deviation within a component.
         spread: that of the means.
         seed: of the means.
+        schedule: ``schedule`` (its name) and the schedule's own keys.
     """
 
     name: ClassVar[str] = "mixture"
@@ -84,6 +87,7 @@ class MixtureSpec(PriorSpec):
     std: Annotated[float, Field(gt=0)] = 0.1
     spread: Annotated[float, Field(ge=0)] = 0.5
     seed: int = 0
+    schedule: ScheduleMapping = dataclasses.field(default_factory=lambda: {"schedule": "linear"})
 
     def summary(self) -> PriorSummary:
         return PriorSummary(self.image_shape, latent=False)
@@ -95,4 +99,5 @@ class MixtureSpec(PriorSpec):
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.num_components, math.prod(self.image_shape))
         means = self.spread * torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
-        return MixturePrior(GaussianMixture.isotropic(torch.ones(len(means)), means, self.std), self.image_shape)
+        mixture = GaussianMixture.isotropic(torch.ones(len(means)), means, self.std)
+        return MixturePrior(mixture, self.image_shape, load_schedule(self.schedule))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any, ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from ipsolve.priors.base import Shape
 from ipsolve.priors.diffusers_folder import fingerprint, resolve
-from ipsolve.priors.schedules import Schedule
+from ipsolve.priors.schedules import Level, Schedule
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary
 from ipsolve.priors.unet import (
     DEFAULT_EXECUTION,
@@ -23,7 +27,11 @@ from ipsolve.priors.unet import (
 
 
 class PixelPrior(UNetPrior):
-    """A diffusion model of images, (B, C, H, W) in [-1, 1]; ``encode`` and ``decode`` are the identity."""
+    """A diffusion model of images, (B, C, H, W) in [-1, 1]; ``encode`` and ``decode`` are the identity.
+
+    A UNet of 3 p^2 channels takes images cut into patches of p x p pixels, the pixels of a patch as its channels:
+    a permutation of the numbers, with which a small network sees a large image.
+    """
 
     name = "pixel"
 
@@ -31,7 +39,27 @@ class PixelPrior(UNetPrior):
         self, unet: Any, schedule: Schedule, prediction_type: str = "epsilon", execution: Execution = DEFAULT_EXECUTION
     ) -> None:
         super().__init__(unet, schedule, prediction_type, execution)
-        self.image_shape = self.latent_shape = state_shape(dict(unet.config), "unet")
+        state = state_shape(dict(unet.config), "unet")
+        self.patch_size = patch_size(state)
+        self.image_shape = self.latent_shape = images_of_patches(state)
+
+    def denoise(self, x_t: Tensor, t: Level) -> Tensor:
+        if self.patch_size == 1:
+            return super().denoise(x_t, t)
+        return pixel_shuffle(super().denoise(pixel_unshuffle(x_t, self.patch_size), t), self.patch_size)
+
+
+def patch_size(state: Shape) -> int:
+    """Return p of states (3 p^2, h, w); 1 where the channels are no such number."""
+    side = math.isqrt(state[0] // 3)
+    return side if state[0] == 3 * side**2 else 1
+
+
+def images_of_patches(state: Shape) -> Shape:
+    """Return the shape of the images that a UNet on states of this shape is of."""
+    channels, height, width = state
+    p = patch_size(state)
+    return channels // p**2, height * p, width * p
 
 
 @PRIORS.register
@@ -51,7 +79,7 @@ class PixelSpec(PriorSpec):
     channels_last: bool = True
 
     def summary(self) -> PriorSummary:
-        return PriorSummary(unet_state_shape(resolve(self.path)), latent=False)
+        return PriorSummary(images_of_patches(unet_state_shape(resolve(self.path))), latent=False)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(fingerprint(resolve(self.path), ("unet", "scheduler")).encode()).hexdigest()

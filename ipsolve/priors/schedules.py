@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from ipsolve.errors import RequestError
 
+_SMALLEST_RATIO = 1e-30  # stands for the ratio 0 of a clean entry where logarithms are taken
+
 
 class Level(NamedTuple):
     """One noise level. ``time`` is what the denoiser was trained to read; x_t = alpha x_0 + sigma eps."""
@@ -46,6 +48,10 @@ class Schedule(ABC):
             RequestError: ``num_steps`` is not possible on this schedule.
         """
 
+    def thousandth(self, index: int) -> Level:
+        """Return level ``index`` of 1000, 1 the cleanest: papers state times on such a grid."""
+        return self.levels(1000)[1000 - index]
+
     @abstractmethod
     def at_ratio(self, ratio: float) -> Level:
         """Return the level whose sigma / alpha is ``ratio`` (clipped to the range of the schedule)."""
@@ -70,7 +76,9 @@ class DiscreteSchedule(Schedule):
     @cached_property
     def _log_ratios(self) -> NDArray[np.float64]:
         table = np.asarray(self.alphas_cumprod)
-        return np.asarray(0.5 * (np.log1p(-table) - np.log(table)))
+        log_variances = np.full(table.shape, 2 * math.log(_SMALLEST_RATIO))
+        np.log1p(-table, out=log_variances, where=table < 1)
+        return np.asarray(0.5 * (log_variances - np.log(table)))
 
     @cached_property
     def _times(self) -> NDArray[np.float64]:
@@ -79,6 +87,8 @@ class DiscreteSchedule(Schedule):
     def level(self, time: float) -> Level:
         if time < 0:
             return Level(-1.0, 1.0, 0.0)
+        if time == 0 and self.alphas_cumprod[0] == 1:
+            return Level(0.0, 1.0, 0.0)
         ratio = math.exp(np.interp(time, self._times, self._log_ratios))
         alpha = 1 / math.hypot(1.0, ratio)
         return Level(float(time), alpha, ratio * alpha)
@@ -92,8 +102,42 @@ class DiscreteSchedule(Schedule):
         end = -1 if self.end_clean or times[-1] == 0 else 0
         return [self.level(time) for time in [*times, end]]
 
+    def thousandth(self, index: int) -> Level:
+        return self.level(index * len(self.alphas_cumprod) / 1000 - 1)
+
     def at_ratio(self, ratio: float) -> Level:
-        return self.level(float(np.interp(math.log(max(ratio, 1e-30)), self._log_ratios, self._times)))
+        return self.level(float(np.interp(math.log(max(ratio, _SMALLEST_RATIO)), self._log_ratios, self._times)))
+
+
+@dataclass(frozen=True)
+class EqualDecrements(DiscreteSchedule):
+    """A table that starts clean, alphas_cumprod[0] = 1, with the time grid of MCGDiff's Gaussian mixture experiment.
+
+    Cardoso et al. 2024 (arXiv 2308.07983) walk up the table and keep a time whenever alpha has fallen by
+    (1 - alpha_end) / (S - 1) since the last one kept, where alpha_end is the first below 1/100; the remaining of the
+    S steps are spread evenly over the times left. Sampling ends at entry 0.
+
+    This is the grid that their script arrives at, the same for every measurement. The script means to add the times
+    at which sigma_t / alpha_t = sigma_y / s_i for the singular values s_i of A, but a flattened table makes it look
+    them up in the wrong place, and they only ever count in the S - 1 (as one). Its ``n`` counts levels: n = S + 1.
+    """
+
+    def levels(self, num_steps: int) -> list[Level]:
+        alphas = np.sqrt(np.asarray(self.alphas_cumprod))
+        last = len(alphas) - 1
+        end = int(np.argmax(alphas < 0.01)) or last
+        decrement = (1 - alphas[end]) / max(num_steps - 1, 1)
+        kept = [0]
+        for time in range(1, end):
+            if len(kept) < num_steps and alphas[kept[-1]] - alphas[time] >= decrement:
+                kept.append(time)
+        left = num_steps + 1 - len(kept)
+        if not 1 <= left <= last - kept[-1]:
+            raise RequestError(
+                f"num_steps={num_steps} is not possible on this schedule; allowed: 1 to about {last // 2}"
+            )
+        rest = np.ceil(np.linspace(kept[-1], last, left + 1))[1:].astype(int).tolist()
+        return [self.level(time) for time in reversed([*kept, *rest])]
 
 
 @dataclass(frozen=True)
@@ -168,6 +212,15 @@ def cosine(num_timesteps: int = 1000, steps_offset: int = 0, end_clean: bool = T
     u = np.arange(num_timesteps + 1) / num_timesteps
     cumulative = np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
     return from_betas(np.minimum(1 - cumulative[1:] / cumulative[:-1], 0.999), steps_offset, end_clean)
+
+
+def mcgdiff(beta_start: float = 0.02, beta_end: float = 1e-4, num_timesteps: int = 1000) -> EqualDecrements:
+    """Return the schedule of MCGDiff's Gaussian mixture experiment: entry 0 is clean and beta runs from large to small.
+
+    alphas_cumprod[t] = prod_{s <= t} (1 - beta_s), beta = linspace(start, end, N - 1): the reverse of DDPM's order.
+    """
+    table = np.cumprod(1 - np.linspace(beta_start, beta_end, num_timesteps - 1))
+    return EqualDecrements((1.0, *table.tolist()))
 
 
 def from_betas(betas: NDArray[np.float64], steps_offset: int = 0, end_clean: bool = True) -> DiscreteSchedule:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ipsolve.report.view import RunView
+from ipsolve.report.view import RunView, TableView
 from ipsolve.results import COUNTS, IMAGE_METRICS
 from ipsolve.summary import higher_is_better
 
@@ -47,13 +47,15 @@ def draw_figures(view: RunView) -> dict[str, str]:
         for metric in IMAGE_METRICS:
             table = view.comparisons[view.comparisons["metric"] == metric]
             if len(table):
-                drawn[f"forest_{metric}"] = _svg(_forest(view, metric, table))
+                side = "right" if higher_is_better(metric) else "left"
+                label = f"{metric.upper()} minus {view.config.baseline}{' [dB]' if metric == 'psnr' else ''}"
+                drawn[f"forest_{metric}"] = svg(forest(view, table, f"{label} ({side} of zero is better)"))
         if view.summary["psnr"].notna().any():
             calls = view.rows.assign(calls=view.rows[list(COUNTS)].sum(axis=1))
-            drawn["cost_seconds"] = _svg(_cost(view, _cell_means(view.rows, "seconds"), "seconds per image"))
+            drawn["cost_seconds"] = svg(_cost(view, _cell_means(view.rows, "seconds"), "seconds per image"))
             label = "network calls per image (forward and backward)"
             if calls["calls"].any():
-                drawn["cost_calls"] = _svg(_cost(view, _cell_means(calls, "calls"), label))
+                drawn["cost_calls"] = svg(_cost(view, _cell_means(calls, "calls"), label))
     return drawn
 
 
@@ -67,14 +69,16 @@ def stand_alone(svg: str) -> str:
     return svg.replace(INK, "#1f2328").replace(GRID, "#d0d7de").replace(PAPER, "#ffffff")
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def _solver_style(view: RunView) -> Callable[[str], dict[str, Any]]:
+def solver_style(view: TableView) -> Callable[[str], dict[str, Any]]:
+    """Return the colour and marker of each solver, the same in all figures of a run."""
     names = view.solvers
     return lambda name: {
         "color": PALETTE[names.index(name) % len(PALETTE)],
@@ -82,8 +86,9 @@ def _solver_style(view: RunView) -> Callable[[str], dict[str, Any]]:
     }
 
 
-def _forest(view: RunView, metric: str, table: pd.DataFrame) -> Figure:
-    style = _solver_style(view)
+def forest(view: TableView, table: pd.DataFrame, caption: str) -> Figure:
+    """Draw the differences to the baseline in one metric, rows of ``comparisons.csv``, with their intervals."""
+    style = solver_style(view)
     tasks = [task for task in view.tasks if (table["task"] == task).any()]
     figure = Figure(figsize=(6.2, 0.7 + 0.25 * len(table) + 0.34 * len(tasks)), layout="constrained")
     axes = figure.add_subplot()
@@ -106,9 +111,7 @@ def _forest(view: RunView, metric: str, table: pd.DataFrame) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
-    side = "right" if higher_is_better(metric) else "left"
-    unit = " [dB]" if metric == "psnr" else ""
-    axes.set_xlabel(f"{metric.upper()} minus {view.config.baseline}{unit} ({side} of zero is better)")
+    axes.set_xlabel(caption)
     return figure
 
 
@@ -134,7 +137,7 @@ def _cell_means(rows: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _cost(view: RunView, cost: pd.Series, label: str) -> Figure:
-    style = _solver_style(view)
+    style = solver_style(view)
     columns = len(view.tasks) if len(view.tasks) <= 4 else 3
     rows = math.ceil(len(view.tasks) / columns)
     figure = Figure(figsize=(max(2.7 * columns, 4) + 0.4, 2.4 * rows + 0.9), layout="constrained")

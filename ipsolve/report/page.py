@@ -14,7 +14,7 @@ from ipsolve.report.figures import draw_figures, inline, stand_alone
 from ipsolve.report.strips import anchor, strips
 from ipsolve.report.tables import COLUMNS, headline, number, p_value, published_lines, shown_columns, task_lines
 from ipsolve.report.text import markdown
-from ipsolve.report.view import RunView, open_run
+from ipsolve.report.view import RunView, TableView, open_run
 from ipsolve.results import RunFolder
 
 ASSETS = Path(__file__).parent / "assets"
@@ -37,16 +37,45 @@ def build_report(location: RunFolder | str, image_ids: Collection[str] | None = 
 def write_report(view: RunView) -> str:
     """Write the figures and both renderings of a run that is already open; return the path of the page."""
     figures = draw_figures(view)
+    return write_page(view.run, figures, markdown(view), render(view, figures))
+
+
+def write_page(run: RunFolder, figures: dict[str, str], text: str, page: str) -> str:
+    """Write the files of a report; return the path of the page."""
     for name, svg in figures.items():
-        view.run.write(view.run.path("figures", f"{name}.svg"), stand_alone(svg).encode())
-    view.run.write(view.run.path("report.md"), markdown(view).encode())
-    path = view.run.path("report.html")
-    view.run.write(path, render(view, figures).encode())
+        run.write(run.path("figures", f"{name}.svg"), stand_alone(svg).encode())
+    run.write(run.path("report.md"), text.encode())
+    path = run.path("report.html")
+    run.write(path, page.encode())
     return path
 
 
 def render(view: RunView, figures: dict[str, str]) -> str:
     """Return the page as HTML."""
+    columns = shown_columns(view.summary)
+    return fill(
+        "report.html.j2",
+        view,
+        figures,
+        unit="image",
+        units=UNITS,
+        columns=columns,
+        headlines=[found for task in view.tasks if (found := headline(view, task))],
+        tables={task: task_lines(view, task, columns) for task in view.tasks},
+        anchor=anchor(view) if view.solvers else "",
+        strips={task: drawn for task in view.tasks if len(view.rows) and (drawn := strips(view, task))},
+        absent=view.absent_metrics(),
+        published=view.published,
+        published_lines=published_lines(view, view.published) if view.published else [],
+        notes=view.notes,
+        image_columns=COLUMNS[:3],
+        num_images=view.rows["image_id"].nunique(),
+        seeds=view.config.seeds,
+    )
+
+
+def fill(template: str, view: TableView, figures: dict[str, str], **parts: Any) -> str:
+    """Return a page of any kind of run: ``template`` with what all of them show, and with ``parts``."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -55,32 +84,18 @@ def render(view: RunView, figures: dict[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "p_value": p_value}
-    columns = shown_columns(view.summary)
-    page = environment.get_template("report.html.j2").render(
+    return environment.get_template(template).render(
         style=(ASSETS / "report.css").read_text(),
         script=(ASSETS / "report.js").read_text(),
         config=view.config,
         config_text=view.config_text,
-        units=UNITS,
-        columns=columns,
-        headlines=[found for task in view.tasks if (found := headline(view, task))],
-        tables={task: task_lines(view, task, columns) for task in view.tasks},
         comparisons=view.comparisons.to_dict("records"),
         figures={name: inline(svg) for name, svg in figures.items()},
-        anchor=anchor(view) if view.solvers else "",
-        strips={task: drawn for task in view.tasks if len(view.rows) and (drawn := strips(view, task))},
         failures=view.failures.head(MAX_FAILURES).to_dict("records"),
         num_failures=len(view.failures),
-        absent=view.absent_metrics(),
-        published=view.published,
-        published_lines=published_lines(view, view.published) if view.published else [],
-        notes=view.notes,
-        image_columns=COLUMNS[:3],
         provenance=_flat(view.provenance),
-        num_images=view.rows["image_id"].nunique(),
-        seeds=view.config.seeds,
+        **parts,
     )
-    return page
 
 
 def _flat(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

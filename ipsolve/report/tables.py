@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ipsolve.report.view import Published, RunView
+from ipsolve.report.view import Published, RunView, TableView
 from ipsolve.results import IMAGE_METRICS
 from ipsolve.summary import higher_is_better, present
 
@@ -66,9 +67,9 @@ COLUMNS = (
 )
 
 
-def shown_columns(summary: pd.DataFrame) -> list[Column]:
+def shown_columns(summary: pd.DataFrame, columns: Iterable[Column] = COLUMNS) -> list[Column]:
     """Return the columns that have at least one number (``failed`` only where something failed)."""
-    columns = [column for column in COLUMNS if summary[column.key].notna().any()]
+    columns = [column for column in columns if summary[column.key].notna().any()]
     return [column for column in columns if column.key != "failed" or summary["failed"].sum()]
 
 
@@ -80,10 +81,11 @@ def number(value: object, decimals: int | None, signed: bool = False) -> str:
     return f"{float(value):{'+' if signed else ''}{style}}".replace("-", "−")  # type: ignore[arg-type]
 
 
-def task_lines(view: RunView, task: str, columns: list[Column]) -> list[Line]:
+def task_lines(view: TableView, task: str, columns: list[Column]) -> list[Line]:
     """Return the lines of one task, solvers in the order of the configuration."""
     own = view.summary[view.summary["task"] == task]
-    best = {column.key: best_solver(own, column) for column in columns}
+    rivals = own[~own["solver"].isin(view.unranked)]
+    best = {column.key: best_solver(rivals, column) for column in columns}
     lines = []
     for row in own.to_dict("records"):
         entries = [_entry(view, task, row, column, best[column.key]) for column in columns]
@@ -100,14 +102,15 @@ def best_solver(own: pd.DataFrame, column: Column) -> str | None:
     return str(values["solver"][chosen.idxmax() if column.better > 0 else chosen.idxmin()])
 
 
-def _entry(view: RunView, task: str, row: dict[str, Any], column: Column, best: str | None) -> Entry:
+def _entry(view: TableView, task: str, row: dict[str, Any], column: Column, best: str | None) -> Entry:
     value, solver = row[column.key], row["solver"]
     if not present(value):
         return Entry()
     margin = row.get(f"{column.key}_ci95")
     tie = (
         best not in (None, solver)
-        and column.key in IMAGE_METRICS
+        and solver not in view.unranked
+        and column.key in view.pairs.metrics
         and view.pairs.difference(task, column.key, solver, str(best)).tie
     )
     shown = f"± {number(margin, column.decimals)}" if present(margin) else ""

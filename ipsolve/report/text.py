@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ipsolve.conventions import UNITS
-from ipsolve.report.tables import Entry, headline, number, p_value, published_lines, shown_columns, task_lines
-from ipsolve.report.view import RunView
+from ipsolve.report.tables import COLUMNS, Entry, headline, number, p_value, published_lines, shown_columns, task_lines
+from ipsolve.report.view import RunView, TableView
 
 LEGEND = (
     "Means over images with 95% intervals. **Bold**: best mean. =: the paired 95% interval of the difference to the "
@@ -18,17 +18,17 @@ def markdown(view: RunView) -> str:
     columns = shown_columns(view.summary)
     head = [[column.heading for column in columns]]
     for task in view.tasks:
-        lines = [[line.solver, *map(_bold, line.entries)] for line in task_lines(view, task, columns)]
-        parts += [f"## {task}", *_sentence(view, task), _table(["solver", *head[0]], lines)]
+        lines = [[line.solver, *map(bold, line.entries)] for line in task_lines(view, task, columns)]
+        parts += [f"## {task}", *_sentence(view, task), markdown_table(["solver", *head[0]], lines)]
     if len(view.comparisons):
-        parts += [f"## Differences to {view.config.baseline}", _comparisons(view)]
+        parts += [f"## Differences to {view.config.baseline}", differences(view)]
     if view.published:
         lines = [
             [line.task, line.solver, *(f"{told} / {own} {margin}".rstrip() for told, own, margin, _ in line.entries)]
             for line in published_lines(view, view.published)
         ]
         parts += [f"## {view.published.title}", "Published / measured."]
-        parts += [_table(["task", "solver", "PSNR", "SSIM", "LPIPS"], lines)]
+        parts += [markdown_table(["task", "solver", "PSNR", "SSIM", "LPIPS"], lines)]
     parts += view.notes
     absent = [f"- {name}: {reason}" for name, reason in view.absent_metrics().items()]
     if absent:
@@ -36,13 +36,37 @@ def markdown(view: RunView) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def document_table(view: RunView) -> str:
+    """Return what a document shows of a run: the PSNR of every solver on every task, and what an image costs."""
+    psnr, calls, seconds = (
+        next(column for column in COLUMNS if column.key == key)
+        for key in ("psnr", "denoiser_calls", "seconds_per_image")
+    )
+    lines: dict[str, list[str]] = {}
+    for task in view.tasks:
+        for line in task_lines(view, task, [psnr]):
+            lines.setdefault(line.solver, []).append(bold(line.entries[0]))
+    costs = view.summary.groupby("solver")[[calls.key, seconds.key]].mean()
+    rows = [
+        [name, *entries, *(number(costs.loc[name, column.key], column.decimals) for column in (calls, seconds))]
+        for name, entries in lines.items()
+    ]
+    images = int(view.summary["n"].max())
+    setting = (
+        f"PSNR in dB, means over {images} images of {view.config.data.get('source')} with 95% intervals; **bold**: the "
+        "best mean, =: the paired interval of the difference to it holds zero. Denoiser calls and seconds are per "
+        "image, means over the tasks."
+    )
+    return f"{setting}\n\n" + markdown_table(["solver", *view.tasks, "denoiser calls", "s / image"], rows)
+
+
 def console_table(view: RunView) -> str:
     """Return the summary for a terminal, with the units and what is absent."""
     columns = shown_columns(view.summary)
     blocks = []
     for task in view.tasks:
-        lines = [[line.solver, *map(_starred, line.entries)] for line in task_lines(view, task, columns)]
-        blocks.append(_aligned([[task, *(column.heading for column in columns)], *lines]))
+        lines = [[line.solver, *map(starred, line.entries)] for line in task_lines(view, task, columns)]
+        blocks.append(aligned([[task, *(column.heading for column in columns)], *lines]))
     absent = [f"{name} is absent: {reason}" for name, reason in view.absent_metrics().items()]
     notes = ["* best mean, = not distinguishable from it (paired 95% interval), ± 95% interval", f"units: {UNITS}"]
     return "\n\n".join([*blocks, "\n".join([*notes, *view.notes, *absent])])
@@ -57,7 +81,8 @@ def _sentence(view: RunView, task: str) -> list[str]:
     return [f"Best PSNR: {found.best}, {found.figure}{against}{ties}."]
 
 
-def _comparisons(view: RunView) -> str:
+def differences(view: TableView) -> str:
+    """Return the differences to the baseline as Markdown."""
     decimals = {"psnr": 2}
     lines = []
     for row in view.comparisons.to_dict("records"):
@@ -67,25 +92,29 @@ def _comparisons(view: RunView) -> str:
         lines.append(
             [row["task"], row["metric"], row["solver"], difference, interval, p_value(row["p_value"]), str(row["n"])]
         )
-    return _table(["task", "metric", "solver", "difference", "95% interval", "p", "n"], lines)
+    return markdown_table(["task", "metric", "solver", "difference", "95% interval", "p", "n"], lines)
 
 
-def _bold(entry: Entry) -> str:
+def bold(entry: Entry) -> str:
+    """Return an entry for Markdown."""
     text = f"**{entry.text}**" if entry.best else entry.text
     return " ".join(filter(None, [text, entry.margin, "=" if entry.tie else ""]))
 
 
-def _starred(entry: Entry) -> str:
+def starred(entry: Entry) -> str:
+    """Return an entry for a terminal."""
     mark = "*" if entry.best else "=" if entry.tie else " "
     return f"{entry.text} {entry.margin}".rstrip() + mark
 
 
-def _table(head: list[str], lines: list[list[str]]) -> str:
+def markdown_table(head: list[str], lines: list[list[str]]) -> str:
+    """Return a Markdown table."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def aligned(lines: list[list[str]]) -> str:
+    """Return a table of fixed width; the first of ``lines`` is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [
         "  ".join(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import yaml
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from ipsolve.config import Config, read_mapping
+from ipsolve.config import Config, RunConfig, read_mapping
 from ipsolve.errors import RequestError
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
 from ipsolve.results import RESULTS, RunFolder
@@ -30,6 +29,33 @@ class Published:
     note: str = ""
 
 
+class TableView(Protocol):
+    """What tables, figures and pages of every kind of run are made from."""
+
+    @property
+    def unranked(self) -> Collection[str]:
+        """Lines of a table that are no rivals, such as a floor."""
+
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def config_text(self) -> str: ...
+    @property
+    def provenance(self) -> dict[str, Any]: ...
+    @property
+    def summary(self) -> pd.DataFrame: ...
+    @property
+    def comparisons(self) -> pd.DataFrame: ...
+    @property
+    def failures(self) -> pd.DataFrame: ...
+    @property
+    def pairs(self) -> Pairs: ...
+    @property
+    def tasks(self) -> list[str]: ...
+    @property
+    def solvers(self) -> list[str]: ...
+
+
 @dataclass(frozen=True)
 class RunView:
     """A run as a report sees it: its configuration, its tables, and where its images are."""
@@ -44,6 +70,7 @@ class RunView:
     failures: pd.DataFrame
     published: Published | None
     notes: list[str]  # what could not be shown, and why
+    unranked: Collection[str] = ()
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -91,7 +118,7 @@ def open_run(
         raise RequestError(
             f"{run.root}: not a run folder (no config.yaml); allowed: a folder written by ray_jobs.evaluate"
         )
-    text = _read_text(run, "config.yaml")
+    text = read_text(run, "config.yaml")
     config = build(Config, yaml.safe_load(text), "config.yaml")
     rows, failures = read_rows(run, image_ids), read_failures(run, image_ids)
     cells: list[Cell] = [(task, solver) for task in config.tasks for solver in config.solvers]
@@ -100,7 +127,7 @@ def open_run(
     if rows.empty and failures.empty:
         raise RequestError(f"{run.root}: this run has no results yet (nothing under {RESULTS}/)")
     tables = summary or write_summary(run, cells, config.baseline, image_ids)
-    provenance = json.loads(_read_text(run, "provenance.json")) if run.exists("provenance.json") else {}
+    provenance = run.read_json("provenance.json")
     published, notes = _published(config.published)
     return RunView(run, config, text, provenance, tables.summary, tables.comparisons, rows, failures, published, notes)
 
@@ -114,6 +141,7 @@ def _published(path: str | None) -> tuple[Published | None, list[str]]:
         return None, [f"published figures are not shown: {error}"]
 
 
-def _read_text(run: RunFolder, name: str) -> str:
+def read_text(run: RunFolder, name: str) -> str:
+    """Return a text file of a run."""
     with run.filesystem.open_input_stream(run.path(name)) as stream:
         return bytes(stream.read()).decode("utf-8")

@@ -6,7 +6,8 @@ in the latent space of a latent diffusion model as in Rout et al. 2023 (arXiv 23
 
     z_s = DDIM(z_t) - guidance_scale * grad_{z_t} ||y - A(D(z_0(z_t)))||
 
-With a pixel prior (D the identity) it is DPS itself. The norm is not squared, as in the code of DPS.
+With a pixel prior (D the identity) it is DPS itself, which ``dps`` offers with the paper's DDPM steps and presets. The
+norm is not squared, as in the code of DPS.
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ def adamw(
     *,
     lr: float,
     max_iterations: int,
-    threshold: float,
+    threshold: float | Tensor,
     weight_decay: float = 0.01,
     patience: int | None = None,
+    proximity: float = 0.0,
 ) -> Tensor:
     """Minimise each image's objective with AdamW (Loshchilov & Hutter 2019) until that image is done.
 
@@ -29,6 +30,8 @@ def adamw(
     Args:
         objective_of: maps int64 ``rows`` (images still running) to their objective, (k, ...) -> (k,).
         start: (B, ...).
+        threshold: one for all images, or one each, (B,).
+        proximity: weight of ||x - start||^2, which is minimised with the objective but does not count for the stop.
 
     Returns:
         The last iterates, (B, ...).
@@ -42,10 +45,11 @@ def adamw(
     for iteration in range(max_iterations):
         with torch.enable_grad():
             loss = objective(point)
-            point.grad = torch.autograd.grad(loss.sum(), point)[0]
+            total = loss.sum() + proximity * (point - start[rows]).square().sum() if proximity > 0 else loss.sum()
+            point.grad = torch.autograd.grad(total, point)[0]
         optimiser.step()
         loss = loss.detach()
-        done = loss < threshold
+        done = loss < (threshold[rows] if isinstance(threshold, Tensor) else threshold)
         if patience is not None:
             history.append(loss)
             if iteration >= patience:

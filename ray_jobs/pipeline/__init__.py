@@ -1,1 +1,1 @@
-"""The evaluation pipeline: read (CPU tasks), then degrade, solve, score and persist (one actor stage)."""
+"""The pipeline of all kinds of runs: read (CPU tasks), then do the work, score and persist (one actor stage)."""

@@ -6,41 +6,36 @@ import io
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ipsolve.cells import Cell
 from ipsolve.conventions import from_uint8, to_uint8
-from ipsolve.experiment import Cell, image_dtype
+from ipsolve.experiment import image_dtype
 from ipsolve.measurement import consistency, measure
 from ipsolve.metrics import FEATURES, METRICS
 from ipsolve.priors import MeteredPrior
 from ipsolve.randomness import image_rng
 from ipsolve.results import REFERENCE_SCHEMA, RESULT_SCHEMA
 from ray_jobs.pipeline.isolation import Fault, isolate
-from ray_jobs.pipeline.storage import Failure
-from ray_jobs.pipeline.workload import Workload
+from ray_jobs.pipeline.storage import Failure, Outcome
+
+if TYPE_CHECKING:
+    from ray_jobs.pipeline.workload import Workload
 
 Row = dict[str, Any]
-
-
-class Outcome(NamedTuple):
-    """What became of a batch: rows of results (or references), failures, and what is worth a line in the log."""
-
-    rows: pa.Table
-    failures: list[Failure]
-    notes: list[str]
 
 
 class Evaluator:
     """The prior, the metrics and the solvers of a run, in one process."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, device: str = "cpu") -> None:
         self.workload = workload
-        self.device = torch.device(workload.device)
+        self.device = torch.device(device)
         self.dtype = image_dtype(workload.precision)
         self.prior = workload.prior.load(self.device, workload.precision)
         self.metrics = {name: METRICS[name](workload.weights) for name in workload.metrics}

@@ -9,25 +9,26 @@ from typing import Any
 
 from ray_jobs.pipeline import cluster
 from ray_jobs.pipeline.plan import Plan
-from ray_jobs.pipeline.workload import Workload
+from ray_jobs.pipeline.reading import read
+from ray_jobs.pipeline.worker import Loader, Work, Worker
 
 
-def execute(plan: Plan, share: cluster.Share) -> Iterator[dict[str, Any]]:
+def execute(plan: Plan, share: cluster.Share, loader: Loader, work: Work) -> Iterator[dict[str, Any]]:
     """Do the missing work of a plan; yield the report of each batch as soon as it is durable.
 
     All cells share the actors: the prior is loaded once per actor and no actor waits between two cells.
+
+    Args:
+        loader: gets the input of a batch.
+        work: what every actor is told.
     """
     cluster.connect(share.num_actors * share.cpus)
     import ray
     from ray.data import ActorPoolStrategy, from_items
 
-    from ray_jobs.pipeline.reading import read
-    from ray_jobs.pipeline.worker import Worker
-
     cluster.quiet_data()
     chunks = plan.chunks()
-    source = ray.put(plan.experiment.source)
-    reading = partial(read, source=source, size=plan.experiment.image_size)
+    reading = partial(read, loader=ray.put(loader))
     reports = (
         from_items(chunks, override_num_blocks=len(chunks))
         .flat_map(reading, num_cpus=1)
@@ -35,7 +36,7 @@ def execute(plan: Plan, share: cluster.Share) -> Iterator[dict[str, Any]]:
             Worker,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(Workload.of(plan.experiment, share.device, share.cpus),),
+            fn_constructor_args=(work,),
             compute=ActorPoolStrategy(size=share.num_actors),
             # ray.md 1c: an actor takes a CPU unless told otherwise, and with all of them taken no reader ever starts.
             # Next to a GPU the CPU share only sets threads; without GPUs it spreads the actors over the nodes.

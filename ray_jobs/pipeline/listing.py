@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from ipsolve.metrics import METRICS, SET_METRICS
 from ipsolve.operators import NOISES, OPERATORS
+from ipsolve.posterior import PROBLEMS
 from ipsolve.priors import PRIORS
 from ipsolve.solvers import SOLVERS, Solver
 from ray_jobs.pipeline.cluster import Share
@@ -14,7 +15,7 @@ from ray_jobs.pipeline.plan import Plan
 
 
 def list_registered() -> str:
-    """Return every registered operator, noise, prior, solver and metric, with its parameters."""
+    """Return every registered operator, noise, prior, solver, problem generator and metric, with its parameters."""
     lines = ["operators (tasks.NAME.operator)"]
     lines += [
         f"  {name:20} {'linear' if OPERATORS[name].linear else 'non-linear':11} {_fields(OPERATORS[name])}"
@@ -25,6 +26,8 @@ def list_registered() -> str:
     lines.append("solvers (solvers.NAME.solver)")
     for name in SOLVERS:
         lines += _solver(SOLVERS[name])
+    lines.append("problems with a known posterior (problems.NAME.generator, for python -m ray_jobs.posterior)")
+    lines += [f"  {name:20} {_fields(PROBLEMS[name])}" for name in PROBLEMS]
     lines.append("metrics (metrics)")
     lines += [
         f"  {name:20} per image, {'higher' if METRICS[name].higher_is_better else 'lower'} is better"
@@ -36,21 +39,17 @@ def list_registered() -> str:
 
 def _solver(cls: type[Solver]) -> list[str]:
     needs = cls.requires
-    words = {
-        "a linear operator": needs.linear,
-        "a known SVD": needs.spectral,
-        "a latent prior": needs.latent is True,
-        "a pixel prior": needs.latent is False,
-        "noiseless data": needs.noiseless,
-    }
-    listed = ", ".join(word for word, needed in words.items() if needed) or "nothing special"
+    operator = "linear, with a known SVD" if needs.spectral else "linear" if needs.linear else "linear or not"
+    prior = {True: "latent", False: "pixel", None: "pixel or latent"}[needs.latent]
+    noise = "none" if needs.noiseless else "with or without"
     try:
         cost = cls().cost()
     except (TypeError, ValueError):  # a field has no default
         cost = "depends on its required fields"
     return [
         f"  {cls.name:20} {cls.paper}",
-        f"  {'':20} {cls.family}; needs {listed}; cost: {cost}",
+        f"  {'':20} {cls.family}; operator: {operator}; prior: {prior}; noise: {noise}",
+        f"  {'':20} calls per image: {cost}",
         f"  {'':20} {_fields(cls)}",
         *([f"  {'':20} presets: {', '.join(cls.PRESETS)}"] if cls.PRESETS else []),
     ]
@@ -66,23 +65,26 @@ def _fields(cls: type) -> str:
     return " ".join(words)
 
 
-def describe_plan(plan: Plan, share: Share) -> str:
-    """Return the plan of a run as lines to print before anything starts."""
-    experiment, config = plan.experiment, plan.experiment.config
-    n = len(experiment.image_ids)
-    _, height, width = experiment.prior_summary.image_shape
-    kind = "latent" if experiment.prior_summary.latent else "pixel"
+def describe_plan(plan: Plan, share: Share, facts: Iterable[str], unit: str) -> str:
+    """Return the plan of a run as lines to print before anything starts.
+
+    Args:
+        facts: what the numbers will be of.
+        unit: what a row is of, in the plural.
+    """
+    config = plan.experiment.config
     lines = [
         f"run      {config.run_location}",
-        f"data     {n} images of {config.data.get('source')} at {height} x {width}",
-        f"prior    {experiment.prior.name} ({kind}), fingerprint {experiment.prior.fingerprint()[:12]}",
+        *facts,
         f"compute  {share}, batch size {config.compute.batch_size}, {config.compute.precision}",
-        f"work     {plan.images_missing} of {n * len(plan.cells)} images missing, in {len(plan.batches)} batches",
+        f"work     {plan.images_missing} of {plan.images_wanted} {unit} missing, in {len(plan.batches)} batches",
     ]
     for cell in plan.cells:
-        failed = f", {plan.failed[cell.hash]} failed" if plan.failed[cell.hash] else ""
-        lines.append(f"  {cell.hash}  {cell!s:50} {plan.done[cell.hash]} of {n} done{failed}")
-    return "\n".join([*lines, *absent_metrics(experiment.missing_metrics.items())])
+        n, failed = len(plan.experiment.ids_of(cell)), plan.failed[cell.hash]
+        lines.append(
+            f"  {cell.hash}  {cell!s:50} {plan.done[cell.hash]} of {n} done{f', {failed} failed' * (failed > 0)}"
+        )
+    return "\n".join(lines)
 
 
 def absent_metrics(missing: Iterable[tuple[str, str]]) -> list[str]:

@@ -7,16 +7,17 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
-from ipsolve.experiment import Cell
+from ipsolve.cells import Cell
 from ray_jobs.pipeline.plan import Plan
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts the images of this stretch of work; use as a context manager."""
+    """Counts the rows of this stretch of work; use as a context manager. ``unit``: what a row is of."""
 
-    def __init__(self, plan: Plan, stream: TextIO | None = None) -> None:
+    def __init__(self, plan: Plan, unit: str = "images", stream: TextIO | None = None) -> None:
+        self.unit = unit
         self.cells: dict[str, Cell] = {cell.hash: cell for cell in plan.cells}
         self.total = plan.images_missing
         self.left = {cell.hash: 0 for cell in plan.cells}
@@ -38,7 +39,7 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task("starting the actors", total=self.total)
         else:
-            self._print(f"starting the actors; {self.total} images to do")
+            self._print(f"starting the actors; {self.total} {self.unit} to do")
         return self
 
     def __exit__(
@@ -73,7 +74,7 @@ class Progress:
         rate = (count - self.first_done) / elapsed if elapsed > 0 and count > self.first_done else 0.0
         eta = f", {_clock((self.total - count) / rate)} to go" if rate and count < self.total else ""
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{count}/{self.total} images{failed}, {rate:.2f}/s{eta}"
+        return f"{count}/{self.total} {self.unit}{failed}, {rate:.2f}/s{eta}"
 
     def _print(self, line: str) -> None:
         self.spoken = time.monotonic()

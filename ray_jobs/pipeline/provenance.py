@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ipsolve import __version__
+from ipsolve.cells import Grid
 from ipsolve.conventions import UNITS
-from ipsolve.experiment import Experiment
 
 PACKAGES = (
     "torch",
@@ -30,9 +30,7 @@ PACKAGES = (
 )
 
 
-def describe(
-    experiment: Experiment, share: str, before: dict[str, Any] | None = None, work: bool = True
-) -> dict[str, Any]:
+def describe(experiment: Grid, share: str, before: dict[str, Any] | None = None, work: bool = True) -> dict[str, Any]:
     """Return what is known when a run starts.
 
     Args:
@@ -53,10 +51,8 @@ def describe(
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [platform.machine()],
         "actors": share,
         "units": UNITS,
-        "data": experiment.source.describe(),
-        "prior_fingerprint": experiment.prior.fingerprint(),
-        "cells": {cell.hash: str(cell) for cell in [experiment.reference_cell, *experiment.cells]},
-        "absent_metrics": experiment.missing_metrics,
+        **experiment.origin(),
+        "cells": {cell.hash: str(cell) for cell in experiment.all_cells},
         "ray_job_id": os.environ.get("RAY_JOB_SUBMISSION_ID"),
         "start": now(),
         "end": None,

@@ -1,34 +1,38 @@
-"""The CPU stage: read and decode the images of a batch."""
+"""The CPU stage: get the input of a batch, such as its images."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import ray
 
 from ipsolve.datasets import Source
+from ray_jobs.pipeline.worker import Loader
+
+if TYPE_CHECKING:
+    import ray
 
 
 @lru_cache(maxsize=1)
-def _fetched(source: ray.ObjectRef[Source]) -> Source:
-    fetched: Source = ray.get(source)  # once per process, not once per batch
+def _fetched(loader: ray.ObjectRef[Loader]) -> Loader:
+    import ray  # not above: what is set by cluster.connect has to be there before it is imported
+
+    fetched: Loader = ray.get(loader)  # once per process, not once per batch
     return fetched
 
 
-def read(row: dict[str, Any], source: ray.ObjectRef[Source], size: int) -> Iterator[dict[str, Any]]:
-    """Yield the batches of a chunk of work with their images.
+def read(row: dict[str, Any], loader: ray.ObjectRef[Loader]) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a chunk of work with their input.
 
     Args:
         row: ``batches``, a JSON list of [cell hash, indices].
-        source: the images, as the plan saw them.
-        size: pixels of a side.
+        loader: makes the row of a batch, such as :func:`load`.
     """
     for cell, indices in json.loads(row["batches"]):
-        yield load(_fetched(source), cell, indices, size)
+        yield _fetched(loader)(cell, indices)
 
 
 def load(source: Source, cell: str, indices: list[int], size: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ipsolve.experiment import Cell
+from ipsolve.cells import Cell
 from ipsolve.results import ATTEMPTS, FAILURE_SCHEMA, FAILURES, REFERENCES, RESULTS, RunFolder
 
 
@@ -26,6 +26,14 @@ class Failure(NamedTuple):
     @classmethod
     def of(cls, cell: Cell, image_id: str, stage: str, error: str) -> Failure:
         return cls(image_id, cell.task, cell.solver, cell.seed, stage, error)
+
+
+class Outcome(NamedTuple):
+    """What became of a batch: rows of results (or references), failures, and what is worth a line in the log."""
+
+    rows: pa.Table
+    failures: list[Failure]
+    notes: list[str]
 
 
 def file_name(cell_hash: str, image_ids: Iterable[str]) -> str:

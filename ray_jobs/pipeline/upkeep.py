@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ipsolve.experiment import Cell
+from ipsolve.cells import Cell
 from ipsolve.results import ATTEMPTS, FAILURES, REFERENCES, RESULTS, SUPERSEDED, RunFolder, cell_of
 from ray_jobs.pipeline.storage import file_name, folder_of, read_ids
 

@@ -1,24 +1,48 @@
-"""The actor stage: one process that holds the prior and works through batches."""
+"""The actor stage: one process that holds the prior and works through batches, whatever a batch is of."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ipsolve.experiment import Cell
-from ray_jobs.pipeline.evaluator import Evaluator
+from ipsolve.cells import Cell
 from ray_jobs.pipeline.memory import keep_freed_memory
-from ray_jobs.pipeline.storage import Failure, Storage
-from ray_jobs.pipeline.workload import Workload
+from ray_jobs.pipeline.storage import Failure, Outcome, Storage
 
 MAX_DEATHS = 3
+# makes the input of a batch from a cell's hash and indices: see ray_jobs.pipeline.reading.load
+Loader = Callable[[str, list[int]], dict[str, Any]]
+
+
+class Evaluates(Protocol):
+    """What does the work of an actor."""
+
+    def evaluate(self, cell: Cell, image_ids: Sequence[str], images: Tensor) -> Outcome:
+        """Return the rows and failures of a batch; ``images`` has a line for each id."""
+
+
+class Work(Protocol):
+    """What an actor is told when it starts: small, and the same for all."""
+
+    @property
+    def location(self) -> str: ...
+    @property
+    def cells(self) -> Mapping[str, Cell]:
+        """All cells by their hash."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def num_threads(self) -> int: ...
+
+    def start(self, device: str) -> Evaluates:
+        """Return what does the work of one process."""
 
 
 class Worker:
@@ -29,16 +53,17 @@ class Worker:
     image that outlived ``MAX_DEATHS`` processes becomes a failure of stage ``crash``.
     """
 
-    def __init__(self, workload: Workload) -> None:
-        torch.set_num_threads(workload.num_threads)
+    def __init__(self, work: Work) -> None:
+        torch.set_num_threads(work.num_threads)
         keep_freed_memory()
+        self.cells = work.cells
+        self.storage = Storage(work.location)
         self.notes: list[str] = []
-        if workload.device == "cuda" and not torch.cuda.is_available():
+        device = work.device
+        if device == "cuda" and not torch.cuda.is_available():
             self.notes.append("an actor was given a GPU that torch cannot use: it works on the CPU")
-            workload = replace(workload, device="cpu")
-        self.workload = workload
-        self.storage = Storage(workload.location)
-        self.evaluator = Evaluator(workload)
+            device = "cpu"
+        self.evaluator = work.start(device)
 
     def __call__(self, table: pa.Table) -> dict[str, list[Any]]:
         """Do the batches in ``table`` (rows of :func:`ray_jobs.pipeline.reading.read`), one progress row for each."""
@@ -48,7 +73,7 @@ class Worker:
     def process(self, row: dict[str, Any]) -> dict[str, Any]:
         """Do one batch; return its cell, the numbers of results and failures, and notes for the log."""
         batch = json.loads(row["batch"])
-        cell = self.workload.cells[batch["cell"]]
+        cell = self.cells[batch["cell"]]
         image_ids, errors = batch["image_ids"], batch["errors"]
         images = torch.from_numpy(np.frombuffer(row["images"], np.uint8).reshape(batch["shape"]).copy())
         unreadable = [

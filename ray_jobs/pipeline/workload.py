@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ipsolve.experiment import Cell, Experiment
+from ipsolve.cells import Cell
+from ipsolve.experiment import Experiment
 from ipsolve.metrics import Weights
 from ipsolve.operators.base import OperatorSpec
 from ipsolve.operators.noise import Noise
 from ipsolve.priors import PriorSpec
 from ipsolve.priors.unet import Precision
 from ipsolve.solvers import Solver
+from ray_jobs.pipeline.evaluator import Evaluator
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,7 @@ class Workload:
             device=device,
             num_threads=num_threads,
         )
+
+    def start(self, device: str) -> Evaluator:
+        """Return what does the work of one process."""
+        return Evaluator(self, device)

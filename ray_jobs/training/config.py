@@ -60,13 +60,19 @@ class Autoencoder(Section):
 
 
 class UNet(Section):
-    """Epsilon-predicting UNet2DModel on the whitened latents."""
+    """UNet2DModel on the whitened latents, or on images cut into 4 x 4 patches (``space``).
+
+    ``schedule``: betas of latent diffusion (Rombach et al. 2022) or of DDPM (Ho et al. 2020). ``snr_gamma``: weight
+    min(gamma / SNR, 1) of the error of epsilon; the error of v is not weighted.
+    """
 
     init_from: str | None = None
     channels: Channels = (64, 128, 192)
     attention: tuple[bool, ...] = (False, True, True)
     layers_per_block: Count = 1
     attention_head_dim: Count = 32
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    schedule: Literal["latent_diffusion", "ddpm"] = "latent_diffusion"
     norm_groups: Count = 16
     steps: Steps = 2600
     batch_size_per_worker: Count = 24
@@ -100,7 +106,10 @@ class Tracking(Section):
 
 
 class TrainingConfig(Section):
+    """``space``: whether the UNet works on an autoencoder's latents or on the pixels themselves (no autoencoder)."""
+
     name: str
+    space: Literal["latent", "pixel"] = "latent"
     seed: int = 0
     output: str = "runs/priors"
     data: Data = Data()

@@ -1,4 +1,4 @@
-"""Stage 2: the denoiser on the autoencoder's latents."""
+"""Stage 2: the denoiser, on the autoencoder's latents or on patches of pixels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DModel
 from ray.train.torch import prepare_model
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle
 
 from ray_jobs.training.config import TrainingConfig
 from ray_jobs.training.loop import Stage, Stateful, autocast, generator, prepare_worker, run
-from ray_jobs.training.networks import new_unet, noise_scheduler
+from ray_jobs.training.networks import FACTOR, new_unet, noise_scheduler
 from ray_jobs.training.optimisation import is_hidden_matrix, learning_rate_factor, moving_average
-from ray_jobs.training.sampling import contact_sheet, sample_latents
+from ray_jobs.training.sampling import contact_sheet, sample_states
 from ray_jobs.training.shards import Shards, batch_rows
 from ray_jobs.training.tracking import Tracker
 
@@ -26,14 +27,18 @@ _SHEET_STEPS = 50
 
 
 class DenoisingLoss(nn.Module):
-    """Mean squared error of epsilon, weighted min(gamma / SNR, 1) (Hang et al. 2023, arXiv 2303.09556)."""
+    """Mean squared error of what the network predicts.
+
+    That of epsilon is weighted min(gamma / SNR, 1) (Hang et al. 2023, arXiv 2303.09556), that of v = alpha noise -
+    sigma z is not (Salimans & Ho 2022, arXiv 2202.00512).
+    """
 
     alphas_cumprod: Tensor
 
     def __init__(self, unet: UNet2DModel, config: TrainingConfig, device: torch.device) -> None:
         super().__init__()
         self.unet, self.config, self.device = unet, config, device
-        self.register_buffer("alphas_cumprod", noise_scheduler().alphas_cumprod, persistent=False)
+        self.register_buffer("alphas_cumprod", noise_scheduler(config.unet).alphas_cumprod, persistent=False)
 
     def noisy(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Return z_t = alpha_t z + sigma_t noise for latents (B, C, h, w) and times (B,)."""
@@ -41,22 +46,26 @@ class DenoisingLoss(nn.Module):
         return cumulative.sqrt() * z + (1 - cumulative).sqrt() * noise
 
     def errors(self, unet: nn.Module, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return the mean squared error of epsilon of each latent, (B,)."""
+        """Return the mean squared error of epsilon, or of v, of each state, (B,)."""
         z_t = self.noisy(z, t, noise).contiguous(memory_format=torch.channels_last)
         with autocast(self.config.compute, self.device):
             predicted = unet(z_t, t).sample
-        return (predicted.float() - noise).square().mean((1, 2, 3))
+        target = self.noisy(noise, t, -z) if self.config.unet.prediction == "v_prediction" else noise
+        return (predicted.float() - target).square().mean((1, 2, 3))
 
     def forward(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        errors = self.errors(self.unet, z, t, noise)
+        if self.config.unet.prediction == "v_prediction":
+            return errors.mean()
         cumulative = self.alphas_cumprod[t]
         weight = (self.config.unet.snr_gamma * (1 - cumulative) / cumulative).clamp(max=1)
-        return (weight * self.errors(self.unet, z, t, noise)).mean()
+        return (weight * errors).mean()
 
 
 class DiffusionStage(Stage):
     name = "unet"
 
-    def __init__(self, config: TrainingConfig, train: Shards, val: Shards, vae: Path) -> None:
+    def __init__(self, config: TrainingConfig, train: Shards, val: Shards, vae: Path | None) -> None:
         spec = config.unet
         context = ray.train.get_context()
         self.config, self.train = config, train
@@ -117,16 +126,21 @@ class DiffusionStage(Stage):
     @torch.no_grad()
     def evaluate(self, step: int, tracker: Tracker) -> dict[str, float]:
         quarters = held_out_errors(self.loss, self.average.module, self.val).reshape(-1).tensor_split(4)
-        figures = {f"eps_mse_q{quarter}": float(errors.mean()) for quarter, errors in enumerate(quarters, 1)}
-        figures = {"eps_mse": float(torch.cat(quarters).mean()), **figures}
+        name = "v_mse" if self.config.unet.prediction == "v_prediction" else "eps_mse"
+        figures = {f"{name}_q{quarter}": float(errors.mean()) for quarter, errors in enumerate(quarters, 1)}
+        figures = {name: float(torch.cat(quarters).mean()), **figures}
         if step and (step % self.config.unet.samples_every == 0 or step == self.steps):
             self._draw_samples(step, tracker)
         return figures
 
     def _draw_samples(self, step: int, tracker: Tracker) -> None:
-        vae = AutoencoderKL.from_pretrained(self.vae_folder).to(self.device)
-        latents = sample_latents(self.average.module, _SHEET_IMAGES, _SHEET_STEPS, self.config.seed)
-        sheet = contact_sheet(vae.decode(latents).sample, columns=8)
+        scheduler = noise_scheduler(self.config.unet)
+        states = sample_states(self.average.module, scheduler, _SHEET_IMAGES, _SHEET_STEPS, self.config.seed)
+        if self.vae_folder is None:
+            images = pixel_shuffle(states, FACTOR)
+        else:
+            images = AutoencoderKL.from_pretrained(self.vae_folder).to(self.device).decode(states).sample
+        sheet = contact_sheet(images, columns=8)
         path = self.config.folder / "samples" / f"step-{step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
@@ -142,7 +156,7 @@ class DiffusionStage(Stage):
 
 @torch.no_grad()
 def held_out_errors(loss: DenoisingLoss, unet: nn.Module, latents: Tensor) -> Tensor:
-    """Return the epsilon error of each latent, (N,), the n-th of N at time 1000 n / N with a fixed noise.
+    """Return the error of the prediction of each state, (N,), the n-th of N at time 1000 n / N with a fixed noise.
 
     So a quarter of the result is a quarter of the noise levels, from the least noisy.
     """
@@ -154,7 +168,7 @@ def held_out_errors(loss: DenoisingLoss, unet: nn.Module, latents: Tensor) -> Te
 
 
 def train_unet(job: dict[str, Any]) -> None:
-    """Be one Ray Train worker of this stage. ``job``: ``config``, folders ``train``, ``val``, ``vae``, ``tracker``."""
+    """Be one Ray Train worker of this stage. ``job``: ``config``, ``tracker``, folders ``train``, ``val``, ``vae``."""
     config, first = job["config"], ray.train.get_context().get_world_rank() == 0
     stage = DiffusionStage(config, Shards(job["train"]), Shards(job["val"]), job["vae"])
     run(stage, Tracker.join(job["tracker"], first), config.folder)

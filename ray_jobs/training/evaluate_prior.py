@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from ipsolve.conventions import from_uint8
@@ -23,9 +24,10 @@ from ipsolve.datasets import ImageError, open_source
 from ipsolve.errors import RequestError
 from ipsolve.metrics.distances import Gaussian, frechet_distance, moments
 from ipsolve.priors import LatentPrior, load_prior
+from ipsolve.priors.diffusers_folder import resolve
 from ipsolve.priors.features import prior_features
 from ray_jobs.training.autoencoder import psnr
-from ray_jobs.training.sampling import contact_sheet, sample_latents
+from ray_jobs.training.sampling import contact_sheet, sample_states
 
 _BATCH = 50
 
@@ -70,6 +72,7 @@ def fitted(prior: LatentPrior, images: Tensor) -> Gaussian:
 def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path) -> dict[str, object]:
     """Compute, print and write the figures; return them."""
     prior = load_prior({"prior": "latent", "path": path})
+    scheduler = DDIMScheduler.from_pretrained(resolve(path), subfolder="scheduler")
     if not isinstance(prior, LatentPrior):
         raise RequestError("prior: only latent priors have these figures")
     size = prior.image_shape[-1]
@@ -92,7 +95,7 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
     other = fitted(prior, images_of("portraits:val", 0, samples, size))
     note(fd_prior_n=samples, fd_prior_val_to_test=frechet_distance(other, real))
     note(fd_prior_train_to_test=frechet_distance(trained, real))
-    latents = sample_latents(prior.unet, samples, steps, seed=0)
+    latents = sample_states(prior.unet, scheduler, samples, steps, seed=0)
     drawn = torch.cat([prior.decode(z) for z in latents.split(_BATCH)]).clamp(-1, 1)
     note(sampler=f"DDIM-{steps}, eta 0", sample_latent_std=float(latents.std()))
     note(fd_prior_samples_to_test=frechet_distance(fitted(prior, drawn), real))

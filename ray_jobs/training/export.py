@@ -10,9 +10,11 @@ import ray
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
 from torch import Tensor
+from torch.nn.functional import pixel_unshuffle
 
 from ray_jobs.training.autoencoder import to_images
-from ray_jobs.training.networks import noise_scheduler
+from ray_jobs.training.config import UNet
+from ray_jobs.training.networks import FACTOR, noise_scheduler
 from ray_jobs.training.shards import Shards, write_array
 
 _WHITENING_IMAGES = 4096
@@ -56,9 +58,9 @@ def save_half(network: torch.nn.Module, folder: Path) -> Path:
     return folder
 
 
-def export_unet(trained: Path, prior: Path) -> None:
+def export_unet(trained: Path, prior: Path, spec: UNet) -> None:
     """Write the UNet of ``trained`` and its schedule into the folder of the prior."""
-    noise_scheduler().save_pretrained(prior / "scheduler")
+    noise_scheduler(spec).save_pretrained(prior / "scheduler")
     save_half(UNet2DModel.from_pretrained(trained), prior / "unet")
 
 
@@ -69,8 +71,11 @@ def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     return torch.cat([vae.encode(to_images(x).to(device)).latent_dist.mean.float().cpu() for x in pixels.split(_BATCH)])
 
 
-def encode_shards(vae: Path, images: Path, folder: Path, gpus_per_task: float = 0) -> Path:
-    """Write the latents of a folder of image shards as fp16 shards, by Ray tasks; what exists is kept."""
+def encode_shards(vae: Path | None, images: Path, folder: Path, gpus_per_task: float = 0) -> Path:
+    """Write the states of a folder of image shards as fp16 shards, by Ray tasks; what exists is kept.
+
+    States are latents of ``vae``; without one they are the pixels of 4 x 4 patches as channels.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     task = _encode_shard.options(num_gpus=gpus_per_task)
     paths = sorted(images.glob("*.npy"))
@@ -79,8 +84,11 @@ def encode_shards(vae: Path, images: Path, folder: Path, gpus_per_task: float = 
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _encode_shard(vae: Path, images: Path, latents: Path) -> None:
+def _encode_shard(vae: Path | None, images: Path, latents: Path) -> None:
     torch.set_num_threads(1)
+    if vae is None:
+        write_array(latents, pixel_unshuffle(to_images(torch.from_numpy(np.load(images))), FACTOR).half().numpy())
+        return
     network = AutoencoderKL.from_pretrained(vae)
     network.to("cuda" if ray.get_gpu_ids() else "cpu")
     write_array(latents, encode(network, torch.from_numpy(np.load(images))).half().numpy())

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from ipsolve.conventions import to_uint8
-from ray_jobs.training.networks import noise_scheduler
 
 
 @torch.no_grad()
-def sample_latents(unet: nn.Module, count: int, steps: int, seed: int, batch_size: int = 64) -> Tensor:
+def sample_states(
+    unet: nn.Module, scheduler: DDIMScheduler, count: int, steps: int, seed: int, batch_size: int = 64
+) -> Tensor:
     """Return ``count`` samples, (count, C, h, w), by deterministic DDIM (Song et al. 2021, arXiv 2010.02502)."""
     device = next(unet.parameters()).device
     shape = (count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     start = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     samples = []
     for z in start.to(device).split(batch_size):
-        scheduler = noise_scheduler()
         scheduler.set_timesteps(steps)
         for time in scheduler.timesteps:
             z = scheduler.step(unet(z, time).sample, time, z, eta=0.0).prev_sample

@@ -134,6 +134,19 @@ def test_pixel_prior(make_folder: Make) -> None:
     assert prior_summary({"prior": "pixel", "path": str(folder)}) == ((3, 8, 8), False)
 
 
+def test_pixel_prior_on_patches(make_folder: Make) -> None:
+    """A UNet of 3 p^2 channels sees each p x p patch as channels; the noise of an image is that of its patches."""
+    folder = make_folder(unet=small_unet(channels=12))
+    prior = load_prior({"prior": "pixel", "path": str(folder)}, precision="float64")
+    assert prior_summary({"prior": "pixel", "path": str(folder)}).image_shape == prior.image_shape == (3, 16, 16)
+    x_t, t = torch.randn(2, 3, 16, 16, dtype=torch.float64), prior.schedule.level(500)
+    patches = x_t.reshape(2, 3, 8, 2, 8, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 12, 8, 8)
+    eps = UNet2DModel.from_pretrained(folder / "unet").double()(patches, 500).sample
+    x_0 = (patches - t.sigma * eps) / t.alpha
+    expected = x_0.reshape(2, 3, 2, 2, 8, 8).permute(0, 1, 4, 2, 5, 3).reshape(2, 3, 16, 16)
+    torch.testing.assert_close(prior.denoise(x_t, t), expected, rtol=1e-8, atol=1e-8)
+
+
 def test_vq_latents_are_not_rescaled_by_the_class_default(make_folder: Make) -> None:
     folder = make_folder(unet=small_unet(), vqvae=small_vq())
     assert json.loads((folder / "vqvae" / "config.json").read_text())["scaling_factor"] == 0.18215

@@ -5,10 +5,21 @@ import torch
 from torch import Tensor
 
 from ipsolve.errors import RequestError
-from ipsolve.priors import Edm, FlowMatching, GaussianMixture, MixturePrior, load_prior, prior_summary, scaled_linear
+from ipsolve.priors import (
+    Edm,
+    FlowMatching,
+    GaussianMixture,
+    MixturePrior,
+    cosine,
+    linear,
+    load_prior,
+    prior_summary,
+    scaled_linear,
+)
+from ipsolve.priors.schedules import mcgdiff
 from ipsolve.randomness import ImageRng
 
-SCHEDULES = [scaled_linear(0.0015, 0.0195), Edm(), FlowMatching()]
+SCHEDULES = [scaled_linear(0.0015, 0.0195), cosine(), mcgdiff(), Edm(), FlowMatching()]
 RATIOS = [0.05, 0.7, 10.0]
 
 
@@ -30,7 +41,29 @@ def full(d: int = 6, k: int = 3) -> GaussianMixture:
     return GaussianMixture.full(rng.uniform(k)[0] + 0.2, rng.normal(k, d, dtype=torch.float64)[0], covariances)
 
 
-MIXTURES = {"isotropic": isotropic(), "full": full()}
+def low_rank(d: int = 6, k: int = 3, r: int = 2) -> GaussianMixture:
+    """Components that vary more, or less, along r directions of their own than across them."""
+    rng = streams(1, seed=8)
+    bases = torch.linalg.qr(rng.normal(k, d, r, dtype=torch.float64)[0]).Q
+    variances, residual = (0.02 + rng.uniform(*shape, dtype=torch.float64)[0] for shape in ((k, r), (k,)))
+    log_weights = rng.normal(k, dtype=torch.float64)[0].log_softmax(0)
+    return GaussianMixture(log_weights, rng.normal(k, d, dtype=torch.float64)[0], variances, bases, residual)
+
+
+def shared_basis(d: int = 6, k: int = 3, m: int = 2) -> GaussianMixture:
+    """Isotropic components after a measurement: narrow along the same directions."""
+    rng = streams(1, seed=9)
+    a, y = rng.normal(m, d, dtype=torch.float64)[0], rng.normal(m, dtype=torch.float64)[0]
+    return isotropic(d, k).posterior(a, y, 0.3)
+
+
+def by_covariances(mixture: GaussianMixture) -> GaussianMixture:
+    """Return the same density, its components as full covariances."""
+    return GaussianMixture.full(mixture.log_weights.exp(), mixture.means, mixture.covariances())
+
+
+MAKERS = {"isotropic": isotropic, "full": full, "low_rank": low_rank, "shared_basis": shared_basis}
+MIXTURES = {name: make() for name, make in MAKERS.items()}
 every_mixture = pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES.keys())
 
 
@@ -45,7 +78,7 @@ def test_log_density_is_that_of_torch(mixture: GaussianMixture) -> None:
 
 
 @every_mixture
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=["vp", "ve", "flow"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["vp", "cosine", "mcgdiff", "ve", "flow"])
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_denoiser_and_covariance_are_tweedies(mixture: GaussianMixture, schedule: object, ratio: float) -> None:
     """E[x_0|x_t] = (x_t + sigma^2 grad log p_t) / alpha; Cov[x_0|x_t] = sigma^2 / alpha dE[x_0|x_t]/dx_t."""
@@ -74,14 +107,57 @@ def test_denoiser_against_monte_carlo(mixture: GaussianMixture) -> None:
     assert error.max() < 0.02
 
 
-def test_samples_have_the_mean_and_covariance_of_the_mixture() -> None:
-    mixture = full()
+@every_mixture
+def test_samples_have_the_mean_and_covariance_of_the_mixture(mixture: GaussianMixture) -> None:
     x = mixture.sample(streams(200_000))
     assert torch.allclose(x.mean(0), mixture.mean(), atol=0.02)
     within = torch.einsum("k,kij->ij", mixture.log_weights.exp(), mixture.covariances())
     offset = mixture.means - mixture.mean()
     covariance = within + (offset.T * mixture.log_weights.exp()) @ offset
+    assert torch.allclose(mixture.covariance(), covariance, rtol=1e-12)
     assert torch.allclose(x.T.cov(), covariance, atol=0.03)
+    pooled = mixture.pooled()
+    assert torch.allclose(pooled.mean(), mixture.mean(), rtol=1e-12)
+    assert torch.allclose(pooled.covariance(), within, rtol=1e-12)
+
+
+@every_mixture
+def test_the_form_of_the_covariances_does_not_matter(mixture: GaussianMixture) -> None:
+    general = by_covariances(mixture)
+    exact = {"rtol": 1e-10, "atol": 1e-10}
+    assert torch.allclose(general.covariances(), mixture.covariances(), **exact)
+    x, v = streams(30).normal(2, 6, dtype=torch.float64).mul(2).unbind(1)
+    for one, other in ((mixture, general), (mixture.diffused(0.7, 0.4), general.diffused(0.7, 0.4))):
+        assert torch.allclose(one.log_joint(x), other.log_joint(x), **exact)
+        assert torch.allclose(one.score(x), other.score(x), **exact)
+    assert torch.allclose(mixture.denoise(x, 0.7, 0.4), general.denoise(x, 0.7, 0.4), **exact)
+    products = [each.denoiser_covariance(x, v, 0.7, 0.4) for each in (mixture, general)]
+    assert torch.allclose(*products, **exact)
+    a, y = streams(2, 1).normal(6, dtype=torch.float64), torch.tensor([0.3, -0.2], dtype=torch.float64)
+    ours, theirs = mixture.posterior(a, y, 0.1), general.posterior(a, y, 0.1)
+    assert torch.allclose(ours.log_weights, theirs.log_weights, **exact)
+    assert torch.allclose(ours.means, theirs.means, **exact)
+    assert torch.allclose(ours.covariances(), theirs.covariances(), **exact)
+
+
+@every_mixture
+def test_second_derivatives_exist(mixture: GaussianMixture) -> None:
+    x = streams(1).normal(6, dtype=torch.float64)
+    hessian = torch.autograd.functional.hessian(lambda x: mixture.log_density(x).sum(), x)[0, :, 0]
+    jacobian = torch.autograd.functional.jacobian(mixture.score, x)[0, :, 0]
+    assert torch.allclose(hessian, jacobian, rtol=1e-8, atol=1e-8)
+
+
+@every_mixture
+@pytest.mark.parametrize("m", [1, 4, 9])
+def test_one_measurement_after_the_other_is_both_at_once(mixture: GaussianMixture, m: int) -> None:
+    a, y = streams(m, 2).normal(6, dtype=torch.float64), streams(1, 3).normal(m, dtype=torch.float64)[0]
+    both = mixture.posterior(a, y, 0.4)
+    first = mixture.posterior(a[: m // 2], y[: m // 2], 0.4) if m > 1 else mixture
+    one_by_one = first.posterior(a[m // 2 :], y[m // 2 :], 0.4)
+    assert torch.allclose(one_by_one.log_weights, both.log_weights, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(one_by_one.means, both.means, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(one_by_one.covariances(), both.covariances(), rtol=1e-8, atol=1e-10)
 
 
 def test_posterior_of_one_gaussian_is_the_closed_form() -> None:
@@ -97,10 +173,23 @@ def test_posterior_of_one_gaussian_is_the_closed_form() -> None:
     assert torch.allclose(posterior.covariances()[0], precision.inverse(), rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [isotropic, full], ids=["isotropic", "full"])
-def test_posterior_is_bayes_rule_on_a_grid(make: object) -> None:
+def test_the_posterior_of_low_rank_components_stays_of_low_rank() -> None:
+    d, m = 200, 3
+    mixture = low_rank(d)
+    a, y = streams(m).normal(d, dtype=torch.float64), streams(1).normal(m, dtype=torch.float64)[0]
+    posterior = mixture.posterior(a, y, 0.2)
+    assert posterior.bases is not None
+    assert posterior.bases.shape == (3, d, 5)
+    expected = by_covariances(mixture).posterior(a, y, 0.2)
+    assert torch.allclose(posterior.covariances(), expected.covariances(), rtol=1e-8, atol=1e-10)
+    assert torch.allclose(posterior.means, expected.means, rtol=1e-8, atol=1e-10)
+    assert torch.allclose(posterior.log_weights, expected.log_weights, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["isotropic", "full", "low_rank"])
+def test_posterior_is_bayes_rule_on_a_grid(name: str) -> None:
     """In two dimensions: prior times likelihood, normalised by the sum over a fine grid."""
-    mixture: GaussianMixture = make(d=2)
+    mixture = low_rank(d=2, r=1) if name == "low_rank" else MAKERS[name](d=2)
     matrix, y, noise_std = torch.tensor([[1.0, -0.5]], dtype=torch.float64), torch.tensor([0.4]), 0.25
     posterior = mixture.posterior(matrix, y, noise_std)
     axis = torch.linspace(-5, 5, 1001, dtype=torch.float64)
@@ -123,8 +212,9 @@ def test_posterior_against_importance_sampling() -> None:
     assert torch.allclose(posterior.mean(), weights @ x, atol=0.02)
 
 
-def test_posterior_score_is_the_gradient_of_its_log_density() -> None:
-    posterior = full().posterior(torch.eye(6)[:2], torch.zeros(2), 0.1)
+@every_mixture
+def test_posterior_score_is_the_gradient_of_its_log_density(mixture: GaussianMixture) -> None:
+    posterior = mixture.posterior(torch.eye(6)[:2], torch.zeros(2), 0.1)
     x = posterior.sample(streams(4)).requires_grad_()
     (gradient,) = torch.autograd.grad(posterior.log_density(x).sum(), x)
     assert torch.allclose(posterior.score(x), gradient, rtol=1e-7, atol=1e-7)
@@ -176,3 +266,34 @@ def test_a_clean_level_returns_its_argument() -> None:
     prior = MixturePrior(full(), (6,))
     x: Tensor = streams(2).normal(6, dtype=torch.float64)
     assert torch.allclose(prior.denoise(x, prior.schedule.level(-1)), x)
+
+
+def test_distances_far_from_the_origin_do_not_cancel() -> None:
+    """Narrow components a million widths away from 0: squared distances come from inner products."""
+    shift = 1e3 * torch.ones(6, dtype=torch.float64)
+    near = GaussianMixture.isotropic(torch.ones(3), 0.01 * streams(3).normal(6, dtype=torch.float64), 1e-3)
+    far = GaussianMixture(near.log_weights, near.means + shift, near.variances)
+    x = near.sample(streams(20, 1))
+    assert torch.allclose(far.log_density(x + shift), near.log_density(x), rtol=1e-5)
+    assert torch.allclose(far.denoise(x + shift, 1.0, 1e-3) - shift, near.denoise(x, 1.0, 1e-3), atol=1e-9)
+
+
+def test_variances_without_bases_must_be_isotropic() -> None:
+    diagonal = GaussianMixture(torch.zeros(1), torch.zeros(1, 3), torch.ones(1, 3))
+    with pytest.raises(ValueError, match="isotropic"):
+        diagonal.log_density(torch.zeros(1, 3))
+
+
+def test_a_configuration_names_the_schedule() -> None:
+    config = {"prior": "mixture", "image_shape": [3, 4, 5]}
+    edm = load_prior(config | {"schedule": {"schedule": "edm", "sigma_max": 10}})
+    assert edm.schedule == Edm(sigma_max=10)
+    assert load_prior(config).schedule == linear()
+    with pytest.raises(
+        RequestError, match=r"^prior\.schedule: edm\.sigma_mx: unknown key \(did you mean 'sigma_max'\?"
+    ):
+        load_prior(config | {"schedule": {"schedule": "edm", "sigma_mx": 10}})
+    with pytest.raises(
+        RequestError, match=r"^prior\.schedule: unknown schedule 'emd' \(did you mean 'edm'\?\); allowed"
+    ):
+        load_prior(config | {"schedule": {"schedule": "emd"}})

@@ -8,6 +8,9 @@ from diffusers import DDIMScheduler
 
 from ipsolve.errors import RequestError
 from ipsolve.priors import DiscreteSchedule, Edm, FlowMatching, Schedule, cosine, linear, scaled_linear
+from ipsolve.priors.schedule_spec import SCHEDULES as NAMED
+from ipsolve.priors.schedule_spec import load_schedule
+from ipsolve.priors.schedules import mcgdiff
 
 LDM = scaled_linear(0.0015, 0.0195)
 SCHEDULES = {
@@ -15,6 +18,7 @@ SCHEDULES = {
     "portraits": scaled_linear(0.00085, 0.012),
     "ddpm": linear(),
     "cosine": cosine(),
+    "mcgdiff": mcgdiff(),
     "edm": Edm(),
     "flow": FlowMatching(),
     "flow_shifted": FlowMatching(shift=3.0),
@@ -49,6 +53,13 @@ def test_at_ratio_is_clipped_to_the_range(schedule: Schedule) -> None:
     cleanest, noisiest = (0.002, 80.0) if isinstance(schedule, Edm) else (0, 999)
     assert schedule.at_ratio(1e9).time == noisiest
     assert schedule.at_ratio(0.0).time == cleanest
+
+
+@pytest.mark.parametrize("schedule", [linear(), scaled_linear(0.0015, 0.0195), Edm(), FlowMatching()])
+def test_thousandths_are_the_levels_of_a_thousand_steps(schedule: Schedule) -> None:
+    *levels, _ = schedule.levels(1000)
+    for index in (1, 2, 400, 1000):
+        assert schedule.thousandth(index) == levels[1000 - index]
 
 
 def test_pure_noise_of_flow_matching() -> None:
@@ -112,3 +123,75 @@ def test_fractional_times_lie_between() -> None:
     assert low.ratio < mid.ratio < high.ratio
     assert math.log(mid.ratio) == pytest.approx(0.75 * math.log(low.ratio) + 0.25 * math.log(high.ratio))
     assert torch.tensor(mid.time).item() == 500.25
+
+
+def test_the_table_of_the_mcgdiff_experiment() -> None:
+    """DDPM's betas from large to small behind a clean entry 0."""
+    table = mcgdiff().alphas_cumprod
+    assert len(table) == 1000
+    assert table[:2] == (1.0, pytest.approx(1 - 0.02))
+    assert table[999] / table[998] == pytest.approx(1 - 1e-4)
+    assert table[999] == pytest.approx(float(np.prod(1 - np.linspace(1e-4, 0.02, 999))))
+
+
+def test_the_grid_of_the_mcgdiff_experiment() -> None:
+    """100 levels as the authors' script makes them: 79 below alpha = 1/100, the rest evenly above."""
+    schedule = mcgdiff()
+    times = [int(level.time) for level in reversed(schedule.levels(99))]
+    assert times[:5] == [0, 2, 4, 6, 8]
+    alphas = np.sqrt(schedule.alphas_cumprod)
+    end = int(np.argmax(alphas < 0.01))
+    assert end == 704
+    kept, rest = times[:79], times[78:]
+    falls = -np.diff(alphas[kept])
+    assert falls.min() >= (1 - alphas[end]) / 98
+    # an entry earlier the fall would have been too small
+    earlier = alphas[kept[:-1]] - alphas[np.asarray(kept[1:]) - 1]
+    assert earlier.max() < (1 - alphas[end]) / 98
+    assert set(np.diff(rest)) <= {16, 17}
+    assert rest[-1] == 999
+
+
+def test_a_clean_entry_is_exactly_clean() -> None:
+    end = mcgdiff().levels(20)[-1]
+    assert (end.time, end.alpha, end.sigma, end.ratio) == (0.0, 1.0, 0.0, 0.0)
+    assert mcgdiff().at_ratio(0.0) == end
+
+
+def test_more_steps_than_the_mcgdiff_grid_has_room_for() -> None:
+    with pytest.raises(RequestError, match=r"num_steps=990 .*allowed: 1 to about 499"):
+        mcgdiff().levels(990)
+
+
+@pytest.mark.parametrize("name", list(NAMED))
+def test_every_named_schedule_has_defaults(name: str) -> None:
+    assert len(load_schedule({"schedule": name}).levels(5)) == 6
+
+
+@pytest.mark.parametrize(
+    ("mapping", "schedule"),
+    [
+        ({"schedule": "linear"}, linear()),
+        ({"schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}, LDM),
+        ({"schedule": "cosine", "num_timesteps": 500}, cosine(500)),
+        ({"schedule": "flow_matching", "shift": 3.0}, FlowMatching(3.0)),
+        ({"schedule": "mcgdiff"}, mcgdiff()),
+    ],
+)
+def test_a_named_schedule_is_the_schedule(mapping: dict[str, object], schedule: Schedule) -> None:
+    assert load_schedule(mapping) == schedule
+
+
+@pytest.mark.parametrize(
+    ("mapping", "line"),
+    [
+        ({"beta_start": 0.1}, "schedule: is required; allowed: cosine, edm"),
+        ({"schedule": "linear", "beta_start": 2}, "linear.beta_start: must be less than 1 (got 2)"),
+        ({"schedule": "edm", "sigma_min": 9, "sigma_max": 1}, "edm: sigma_min must be below sigma_max"),
+        ("linear", "must be a mapping"),
+    ],
+)
+def test_wrong_schedules_are_one_line(mapping: object, line: str) -> None:
+    with pytest.raises(RequestError) as error:
+        load_schedule(mapping)
+    assert str(error.value).startswith(line)

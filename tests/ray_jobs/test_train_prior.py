@@ -22,7 +22,7 @@ from ipsolve.datasets.portraits import render
 from ipsolve.errors import RequestError
 from ipsolve.priors import load_prior
 from ray_jobs.train_prior import main, train_prior
-from ray_jobs.training.config import TrainingConfig, load_config, parse_config
+from ray_jobs.training.config import TrainingConfig, UNet, load_config, parse_config
 from ray_jobs.training.export import encode, fold_whitening
 from ray_jobs.training.linear_code import PatchCode, initialise_encoder
 from ray_jobs.training.networks import new_autoencoder, noise_scheduler
@@ -254,5 +254,5 @@ def test_another_configuration_does_not_continue_a_run(trained: TrainingConfig) 
 
 def test_the_schedule_is_that_of_the_shipped_prior() -> None:
     shipped = load_prior({"prior": "latent", "path": "builtin:portraits-64"}).schedule
-    ours = noise_scheduler().alphas_cumprod
+    ours = noise_scheduler(UNet()).alphas_cumprod
     assert shipped.level(500).alpha == pytest.approx(float(ours[500].sqrt()), rel=1e-5)

@@ -198,6 +198,24 @@ def test_the_command_rebuilds_the_report(run: Path, page: str, capsys: pytest.Ca
     assert f"units: {UNITS}" in shown
 
 
+def test_the_command_fills_a_document(run: Path, view: RunView, tmp_path: Path) -> None:
+    """One line per solver: its PSNR on every task, and the mean cost over the tasks."""
+    document = tmp_path / "solvers.md"
+    name = view.config.name
+    document.write_text(f"before\n<!-- tables of {name} -->\nstale\n<!-- end of {name} -->\nafter\n")
+    assert command.main([str(run), "--into", str(document)]) == 0
+    text = document.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "stale" not in text
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert table[0] == ["solver", *view.tasks, "denoiser calls", "s / image"]
+    assert [line[0] for line in table[2:]] == view.solvers
+    own = view.summary[view.summary["solver"] == view.solvers[0]]
+    assert table[2][1].strip("* =").startswith(f"{own['psnr'].iloc[0]:.2f}")
+    assert table[2][-2] == f"{own['denoiser_calls'].mean():.0f}"
+
+
 def test_the_command_refuses_what_is_not_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([str(tmp_path / "nowhere")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
 from ipsolve.operators import SpectralOperator
-from ipsolve.priors import Level, Prior
+from ipsolve.priors import Level, MeteredPrior, Prior
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import parse_solver
-from ipsolve.solvers.ddnm import DDNM
+from ipsolve.solvers.ddnm import DDNM, time_travel
 
 from .conftest import SHAPE, problem
+from .dense_gaussian import SCHEDULES, dense_gaussian
 
 SR = {"operator": "super_resolution", "factor": 2}
 S = Level(100.0, math.sqrt(0.9), math.sqrt(0.1))
@@ -70,3 +73,58 @@ def test_without_budget_the_measurement_noise_is_kept_out() -> None:
     x_0, fresh = DDNM()._project(operator, measurement.y, x, torch.zeros_like(x), 0.1, end)
     torch.testing.assert_close(x_0, x, rtol=0, atol=1e-12)
     assert not fresh.any()
+
+
+def test_moves_of_time_travel() -> None:
+    """Six steps, each stretch of two walked twice: as RePaint's jump schedule does with length 2 and 2 samples."""
+    assert list(time_travel(6, 1, 1)) == list(pairwise(range(7)))
+    visited = [0, *(j for _, j in time_travel(6, 2, 2))]
+    assert visited == [0, 1, 2, 3, 1, 2, 3, 4, 5, 3, 4, 5, 6]
+    moves = list(time_travel(20, 3, 4))
+    assert all(j == i + 1 or j == i - 3 for i, j in moves)
+    assert all(before[1] == after[0] for before, after in pairwise(moves))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_time_travel_by_hand(schedule: str) -> None:
+    """Noiseless DDNM that goes back up by x_t ~ q(x_t | x_s)."""
+    eta, p = 0.7, dense_gaussian(schedule, noise_std=0.0)
+    levels, pinv, rng = p.schedule.levels(4), torch.linalg.pinv(p.a), p.rng()
+    x = levels[0].sigma * p.normal(rng)
+    for i, j in pairwise([0, 1, 2, 3, 1, 2, 3, 4]):  # one step is left at 3, none comes after 4
+        t, s = levels[i], levels[j]
+        fresh = p.normal(rng)
+        if j < i:
+            ratio = s.alpha / t.alpha
+            x = ratio * x + (s.sigma**2 - ratio**2 * t.sigma**2) ** 0.5 * fresh
+            continue
+        estimate = p.denoise(x, t)
+        x_0 = estimate - p.residual(estimate) @ pinv.T
+        eps = (x - t.alpha * estimate) / t.sigma
+        x = s.alpha * x_0 + s.sigma * ((1 - eta**2) ** 0.5 * eps + eta * fresh)
+    solver = DDNM(num_steps=4, eta=eta, travel_length=2, travel_repeat=2)
+    result = solver.solve(p.measurement, p.operator, p.prior, p.rng())
+    torch.testing.assert_close(result, x_0, rtol=1e-10, atol=1e-10)
+
+
+def test_cost_counts_the_calls_of_time_travel(pixel_prior: Prior) -> None:
+    _, operator, measurement, ids = problem(SR)
+    metered = MeteredPrior(pixel_prior, len(ids))
+    solver = DDNM(num_steps=7, travel_length=2, travel_repeat=3)
+    solver.solve(measurement, operator, metered, image_rng(0, ids, "solver"))
+    assert metered.counts["denoiser"].tolist() == [19] * len(ids)
+    assert solver.cost().startswith("19 ")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_scalar_rule_is_the_spectral_one_for_orthogonal_operators(schedule: str) -> None:
+    """With all singular values 1 there is one lambda_t (eq. 19), smaller than 1 in the last steps."""
+    p = dense_gaussian(schedule, m=5, d=5, noise_std=0.3)
+    p = replace(p, a=torch.linalg.qr(p.a)[0])
+    outputs = [
+        DDNM(num_steps=20, noise_rule=rule).solve(p.measurement, p.operator, p.prior, p.rng())
+        for rule in ("scalar", "spectral")
+    ]
+    # where lambda < 1 no fresh noise is left; the spectral rule finds that 0 as the root of a rounding error
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-8)
+    assert p.residual(outputs[0]).abs().max() > 1e-2

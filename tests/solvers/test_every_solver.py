@@ -20,7 +20,28 @@ from .conftest import problem
 # the smallest settings that still visit every phase
 SMALL: dict[str, dict[str, Any]] = {
     "tv": {"num_steps": 5},
-    "ddnm": {"num_steps": 6},
+    "score_ald": {"num_steps": 4, "langevin_steps": 2},
+    "score_sde": {"num_steps": 4},
+    "ilvr": {"num_steps": 4, "range_t": 1},
+    "ddrm": {"num_steps": 6},
+    "ddnm": {"num_steps": 6, "travel_length": 2, "travel_repeat": 2},
+    "dps": {"num_steps": 6},
+    "mcg": {"num_steps": 6},
+    "pigdm": {"num_steps": 8, "start": 0.75},
+    "dmps": {"num_steps": 6},
+    "mmps": {"num_steps": 6, "iterations": 2},
+    "dds": {"num_steps": 4, "cg_steps": 3},
+    "mpgd": {"num_steps": 6},
+    "dsg": {"num_steps": 6, "interval": 2},
+    "diffpir": {"num_steps": 6, "start": "pinv", "skip": "quadratic"},
+    "daps": {"num_steps": 3, "ode_steps": 2, "langevin_steps": 4, "momentum": 0.5, "gradient_clip": 1.0},
+    "dcdp": {"num_steps": 3, "iterations": 4, "ddim_steps": 2},
+    "sitcom": {"num_steps": 3, "iterations": 6, "lr": 0.1, "lambda_": 0.1},
+    "red_diff": {"num_steps": 6},
+    "smcdiff": {"num_steps": 6, "num_particles": 3},
+    "mcgdiff": {"num_steps": 6, "num_particles": 3},
+    "fps": {"num_steps": 6, "num_particles": 3},
+    "tds": {"num_steps": 6, "num_particles": 3},
     "latent_dps": {"num_steps": 6},
     "psld": {"num_steps": 6},
     "resample": {"num_steps": 12, "consistency_interval": 2, "pixel_iterations": 4, "latent_iterations": 4},
@@ -31,6 +52,8 @@ TASKS = [
     {"operator": "random_inpainting", "noise_std": 0.05},
     {"operator": "motion_blur", "kernel_size": 3, "noise_std": 0.05},
 ]
+# rounding depends on the batch size; the exact A^+ of a blur, by conjugate gradients, amplifies it up to a few 1e-6
+TOLERANCE = {"motion_blur": 1e-5}
 
 
 def small(name: str) -> Solver:
@@ -64,7 +87,7 @@ def test_every_image_stands_alone(name: str, task: dict[str, Any], kind: str, re
         alone, own_cost = solve(
             solver, prior, operator.select(index), measurement.select(index), image_rng(0, [ids[row]], "solver")
         )
-        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-9)
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=TOLERANCE.get(task["operator"], 1e-9))
         assert {k: int(v[0]) for k, v in own_cost.counts.items()} == {k: int(v[row]) for k, v in cost.counts.items()}
 
 

@@ -1,4 +1,7 @@
-"""DPS, latent DPS and PSLD with a single Gaussian as the prior, where every update can be worked out by hand."""
+"""Latent DPS and PSLD with a single Gaussian as the prior, where every update can be worked out by hand.
+
+And one law for all guided samplers: a schedule is a choice of units.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,17 @@ from ipsolve.operators import LinearOperator
 from ipsolve.priors import Level, MeteredPrior, Prior
 from ipsolve.priors.mixture import MixturePrior
 from ipsolve.randomness import image_rng
-from ipsolve.solvers import parse_solver
+from ipsolve.solvers import Solver, parse_solver
+from ipsolve.solvers.dps import DPS
+from ipsolve.solvers.dsg import DSG
+from ipsolve.solvers.latent_dps import LatentDPS
+from ipsolve.solvers.mcg import MCG
+from ipsolve.solvers.mmps import MMPS
+from ipsolve.solvers.mpgd import MPGD
+from ipsolve.solvers.pigdm import PiGDM
 
 from .conftest import SHAPE, ShuffledPrior, mixture, problem
+from .gaussian_problem import D, Reparametrised, gaussian_problem
 
 STD = 0.3
 TASK = {"operator": "super_resolution", "factor": 2, "noise_std": 0.05}
@@ -100,3 +111,24 @@ def test_gradients_pass_through_denoiser_and_decoder(latent_prior: Prior) -> Non
         "decoder": [6] * 3,
         "decoder_backward": [5] * 3,
     }
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        DPS(num_steps=12),
+        DSG(num_steps=12),
+        LatentDPS(num_steps=12, eta=0.5, max_update_rms=0.05),
+        MCG(num_steps=12),
+        MMPS(num_steps=12, iterations=2),
+        MPGD(num_steps=12, guidance_scale=0.5),
+        PiGDM(num_steps=12),
+        PiGDM(num_steps=12, adaptive_weight=False, start=0.5),
+    ],
+    ids=lambda solver: solver.name,
+)
+def test_a_schedule_is_a_choice_of_units(solver: Solver) -> None:
+    """The same levels of sigma / alpha give the same image, whether variance preserving or exploding."""
+    gauss = gaussian_problem("vp", std=None)
+    exploding = MixturePrior(gauss.prior.mixture, (D,), Reparametrised(gauss.prior.schedule))
+    torch.testing.assert_close(gauss.solve(solver), gauss.solve(solver, exploding), rtol=0, atol=1e-7)

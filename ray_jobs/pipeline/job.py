@@ -1,0 +1,154 @@
+"""From a checked experiment to a finished run, whatever its kind: plan, work, tables, report, MLflow, status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import yaml
+
+from ipsolve.cells import Grid
+from ipsolve.errors import RequestError
+from ipsolve.results import RunFolder
+from ray_jobs import cli, track
+from ray_jobs.pipeline import provenance
+from ray_jobs.pipeline.aggregate import put_in_order, where_things_are
+from ray_jobs.pipeline.cluster import plan_share
+from ray_jobs.pipeline.execute import execute
+from ray_jobs.pipeline.isolation import one_line
+from ray_jobs.pipeline.listing import describe_plan
+from ray_jobs.pipeline.plan import Plan, outcome_counts
+from ray_jobs.pipeline.progress import Progress
+from ray_jobs.pipeline.upkeep import tidy
+from ray_jobs.pipeline.worker import Loader, Work
+
+
+class Job(ABC):
+    """A kind of run. All kinds share their files, their actors and their fate; this is what they differ in.
+
+    Args:
+        experiment: what is asked for.
+    """
+
+    unit: str  # what a row is of, in the plural
+
+    def __init__(self, experiment: Grid) -> None:
+        self.experiment = experiment
+
+    @abstractmethod
+    def facts(self) -> list[str]:
+        """Return the lines of the plan that say what the numbers will be of."""
+
+    @abstractmethod
+    def loader(self) -> Loader:
+        """Return how a reader gets the input of a batch; it is pickled once."""
+
+    @abstractmethod
+    def work(self, device: str, num_threads: int) -> Work:
+        """Return what every actor is told once, when it starts."""
+
+    @abstractmethod
+    def tabulate(self, run: RunFolder) -> tuple[str, Callable[[], Any]]:
+        """Write the tables of a run; return the one for a terminal, and what writes the report."""
+
+
+def dry_run(job: Job) -> int:
+    """Print the plan of a job; return the exit code."""
+    plan = Plan.of(job.experiment)
+    share = plan_share(job.experiment.config.compute, len(plan.batches))
+    print(describe_plan(plan, share, job.facts(), job.unit))
+    return cli.COMPLETE
+
+
+def run_job(job: Job, retry_failed: bool = False) -> int:
+    """Do what is missing of a job, write its tables and report, and send it to MLflow; return the exit code."""
+    run = _open(job)
+    # ray job stop: end as Ctrl-C does, so that the run's status is written
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code, message = _run(job, run, retry_failed)
+    except KeyboardInterrupt:
+        _status(run, "interrupted", cli.INTERRUPTED, "interrupted; the same command goes on from here")
+        raise
+    except RequestError as error:
+        _status(run, "wrong request", cli.WRONG_REQUEST, str(error))
+        raise
+    except Exception as error:  # the outermost handler of a command: one line for the person, the rest for the file
+        # an error from an actor carries a traceback in its text, and what happened is the last line of it
+        message = (str(error).strip().splitlines() or [one_line(error)])[-1][:500]
+        _status(run, "broken off", cli.FAILED, message, traceback.format_exc())
+        print(
+            f"the run broke off: {message}\nwhat was solved is kept; the same command goes on from here",
+            file=sys.stderr,
+        )
+        return cli.FAILED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _status(run, "complete", code, message)
+    print(message)
+    return code
+
+
+def _run(job: Job, run: RunFolder, retry_failed: bool) -> tuple[int, str]:
+    experiment, location = job.experiment, job.experiment.config.run_location
+    notes = tidy(run, experiment.all_cells, set(experiment.image_ids), retry_failed)
+    plan = Plan.of(experiment)
+    share = plan_share(experiment.config.compute, len(plan.batches))
+    lines = describe_plan(plan, share, job.facts(), job.unit)
+    print(*(f"note: {note}" for note in notes), lines, sep="\n", flush=True)
+    origin = provenance.describe(experiment, str(share), run.read_json("provenance.json"), bool(plan.batches))
+    run.write(
+        run.path("config.yaml"), yaml.safe_dump(experiment.resolved(), sort_keys=False, allow_unicode=True).encode()
+    )
+    run.write_json("provenance.json", origin)
+    if plan.batches:
+        with Progress(plan, job.unit) as progress:
+            for report in execute(plan, share, job.loader(), job.work(share.device, share.cpus)):
+                progress.update(report)
+    done, failed, missing = outcome_counts(experiment)
+    if missing:
+        raise RuntimeError(f"{missing} {job.unit} have neither a result nor a failure")
+    run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()})
+    notes = put_in_order(run, experiment)
+    table, write_report = job.tabulate(run)
+    try:
+        write_report()
+    except Exception as error:  # the numbers are on disk, and a figure must not fail the run
+        notes.append(f"no report: {one_line(error)}")
+    tracking, _ = track.send(run)
+    places = where_things_are(run, location, tracking)
+    print(*(f"note: {note}" for note in notes), f"\n{table}\n", places, sep="\n")
+    if failed:
+        message = f"complete, but {failed} of {done + failed} {job.unit} failed: see {location}/failures"
+        return cli.SOME_IMAGES_FAILED, message
+    return cli.COMPLETE, f"complete: {done} {job.unit}"
+
+
+def _open(job: Job) -> RunFolder:
+    location = job.experiment.config.run_location
+    try:
+        run = RunFolder(location)
+        _status(run, "running", None, "")
+    except (OSError, ValueError) as error:
+        raise RequestError(f"output: cannot write to {location!r}: {one_line(error)}") from None
+    return run
+
+
+def _status(run: RunFolder, state: str, exit_code: int | None, message: str, details: str = "") -> None:
+    """Write the outcome where it can be read later: ``ray job`` turns every exit code but 0 into 1."""
+    status = {"state": state, "exit_code": exit_code, "message": message, "pid": os.getpid(), "time": provenance.now()}
+    try:
+        run.write_json("status.json", status | ({"details": details} if details else {}))
+    except OSError:
+        if exit_code is None:
+            raise
+        print(f"cannot write status.json in {run.root}", file=sys.stderr)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

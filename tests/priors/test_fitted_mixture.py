@@ -1,0 +1,85 @@
+"""A mixture fitted to images: what is fitted, what is written and read, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ipsolve.errors import RequestError
+from ipsolve.priors import load_prior, prior_summary
+from ipsolve.priors.fitted_mixture import WEIGHTS
+from ipsolve.priors.ppca import fit_mixture
+from ipsolve.randomness import ImageRng
+from ray_jobs.fit_mixture import main
+
+D, RANK, NOISE = 30, 2, 0.1
+
+
+def two_clusters(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return n points around two planes, the means of these and their orthonormal axes (2, D, RANK)."""
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(2, D, RANK, generator=generator)).Q
+    means = torch.randn(2, D, generator=generator)
+    label = (torch.rand(n, generator=generator) < 0.3).long()
+    scores = torch.randn(n, RANK, generator=generator) * torch.tensor([1.0, 0.5])
+    x = means[label] + torch.einsum("ndr,nr->nd", axes[label], scores)
+    return x + NOISE * torch.randn(n, D, generator=generator), means, axes
+
+
+def test_the_fit_finds_clusters_directions_and_noise() -> None:
+    x, means, axes = two_clusters(4000)
+    mixture = fit_mixture(x, num_components=2, rank=RANK, iterations=3)
+    order = torch.cdist(means.double(), mixture.means.double()).argmin(1)
+    assert sorted(order.tolist()) == [0, 1]
+    assert mixture.residual is not None
+    assert mixture.bases is not None
+    for k, found in enumerate(order.tolist()):
+        torch.testing.assert_close(mixture.means[found].float(), means[k], atol=0.08, rtol=0)
+        torch.testing.assert_close(mixture.variances[found].float(), torch.tensor([1.0, 0.25]), rtol=0.15, atol=0)
+        torch.testing.assert_close(float(mixture.residual[found]), NOISE**2, rtol=0.05, atol=0)
+        overlap = torch.linalg.svdvals(axes[k].T @ mixture.bases[found].float())
+        assert overlap.min() > 0.99  # the same plane
+    assert mixture.log_weights.exp()[order].tolist() == pytest.approx([0.7, 0.3], abs=0.03)
+
+
+def test_rounds_separate_what_the_start_cannot() -> None:
+    """Two planes through one point: k-means has nothing to go by, the densities have."""
+    x, means, _ = two_clusters(3000)
+    x = x - means[torch.cdist(x, means).argmin(1)]
+    start, end = (fit_mixture(x, 2, RANK, rounds).log_density(x).mean() for rounds in (0, 10))
+    assert end > start + 1
+
+
+def test_the_job_writes_a_prior_whose_denoiser_is_that_of_its_density(tmp_path: Path) -> None:
+    folder = tmp_path / "prior"
+    config = tmp_path / "fit.yaml"
+    config.write_text(
+        f"{{output: '{folder}', data: {{source: 'portraits:train', limit: 40}}, size: 16, num_components: 2, rank: 8}}"
+    )
+    assert main([str(config)]) == 0
+    request = {"prior": "fitted_mixture", "path": str(folder)}
+    assert prior_summary(request) == ((3, 16, 16), False)
+    prior = load_prior(request)
+    t = prior.schedule.at_ratio(0.5)
+    x_t = ImageRng(torch.arange(3)).normal(3, 16, 16, dtype=torch.float64).requires_grad_()
+    (score,) = torch.autograd.grad(prior.log_density(x_t, t).sum(), x_t)  # type: ignore[attr-defined]
+    tweedie = (x_t + t.sigma**2 * score) / t.alpha
+    torch.testing.assert_close(prior.denoise(x_t, t), tweedie, rtol=1e-8, atol=1e-8)
+
+
+def test_wrong_requests_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RequestError, match=r"prior\.path: .* does not exist; python -m ray_jobs\.fit_mixture writes"):
+        prior_summary({"prior": "fitted_mixture", "path": str(tmp_path)})
+    (tmp_path / "mixture.json").write_text('{"image_shape": [3, 8, 8]}')
+    (tmp_path / WEIGHTS).write_bytes(b"no tensors")
+    with pytest.raises(RequestError, match="is not a fitted mixture") as caught:
+        load_prior({"prior": "fitted_mixture", "path": str(tmp_path)})
+    assert "\n" not in str(caught.value)
+    config = tmp_path / "fit.yaml"
+    config.write_text("{output: out, data: {source: 'portraits:train', limit: 10}, size: 16, rank: 8}")
+    assert main([str(config)]) == 2
+    error = capsys.readouterr().err
+    assert "data.limit: 10 images are too few" in error
+    assert error.count("\n") == 1

@@ -1,0 +1,106 @@
+"""Small posterior runs of a second, and solvers that behave in a known way."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from ipsolve.measurement import Measurement
+from ipsolve.operators.base import Operator
+from ipsolve.posterior.config import PosteriorConfig
+from ipsolve.posterior.experiment import Entry, PosteriorExperiment, Sampling
+from ipsolve.priors import Prior
+from ipsolve.randomness import ImageRng
+from ipsolve.results import RunFolder
+from ipsolve.solvers import Solver, mcgdiff  # noqa: F401 (registers it)
+from ipsolve.solvers.particles import ParticleSolver
+from ipsolve.validation import build
+from ray_jobs.pipeline.plan import Plan
+from ray_jobs.pipeline.sampler import SamplingWork, loader
+from ray_jobs.pipeline.upkeep import tidy
+from ray_jobs.pipeline.worker import Worker
+
+
+def mapping(output: Path, **changes: Any) -> dict[str, Any]:
+    """Return a configuration of a second on one core."""
+    return {
+        "name": "small",
+        "problems": {
+            "d4_m1": {"generator": "mcgdiff", "dimension": 4, "num_measurements": 1, "num_problems": 2},
+            "d4_m2": {"generator": "mcgdiff", "dimension": 4, "num_measurements": 2, "num_problems": 3},
+        },
+        "solvers": {
+            "ddnm": {"solver": "ddnm", "num_steps": 4},
+            "smc_4": {"solver": "mcgdiff", "num_steps": 4, "num_particles": 4},
+            "smc_8": {"solver": "mcgdiff", "num_steps": 4, "num_particles": 8},
+            "cloud": {"solver": "mcgdiff", "num_steps": 4, "num_particles": 8, "keep": "all", "problems": ["d4_m2"]},
+        },
+        "samples": 20,
+        "slices": 30,
+        "compute": {"num_actors": 1},
+        "output": str(output),
+        **changes,
+    }
+
+
+def experiment(output: Path, own: dict[str, Solver] | None = None, **changes: Any) -> PosteriorExperiment:
+    """Return a small experiment; solvers of one's ``own``, which are not registered, are added to it."""
+    checked = PosteriorExperiment.of(build(PosteriorConfig, mapping(output, **changes), "config"))
+    added = {name: Entry(solver, Sampling()) for name, solver in (own or {}).items()}
+    return dataclasses.replace(checked, entries={**checked.entries, **added})
+
+
+def do(trial: PosteriorExperiment) -> Plan:
+    """Do the missing work of an experiment in this process; return what was planned."""
+    tidy(RunFolder(trial.config.run_location), trial.all_cells, set(trial.image_ids))
+    plan = Plan.of(trial)
+    worker, load = Worker(SamplingWork.of(trial)), loader(trial)
+    for cell, indices in plan.batches:
+        worker.process(load(cell, indices))
+    return plan
+
+
+def rows(trial: PosteriorExperiment) -> pd.DataFrame:
+    """Return the rows as any other tool sees them, by (task, solver, seed, problem), and that each is there once."""
+    table = pd.read_parquet(RunFolder(trial.config.run_location).path("results"))
+    table = table.astype({"task": str, "solver": str}).set_index(["task", "solver", "seed", "image_id"]).sort_index()
+    assert table.index.is_unique
+    return table
+
+
+@dataclass(frozen=True)
+class Diverges(Solver):
+    """Answers with noise, and with NaN in about one run of three."""
+
+    name: ClassVar[str] = "diverges"
+    paper: ClassVar[str] = "none"
+    family: ClassVar[str] = "test"
+
+    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
+        x = rng.normal(*prior.image_shape, dtype=torch.float64)
+        return torch.where(x[:, :1] < -0.4, torch.nan, x)
+
+
+@dataclass(frozen=True)
+class Counts(ParticleSolver):
+    """Particle p of any run is p everywhere, with the weights that are given."""
+
+    name: ClassVar[str] = "counts"
+    paper: ClassVar[str] = "none"
+    family: ClassVar[str] = "test"
+    num_particles: int = 4
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+
+    def particles(
+        self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng
+    ) -> tuple[Tensor, Tensor]:
+        numbers = torch.arange(self.num_particles, dtype=torch.float64)
+        x = numbers[:, None].expand(rng.batch_size, -1, prior.image_shape[0])
+        weights = torch.tensor(self.weights, dtype=torch.float64)
+        return x, (weights / weights.sum()).log().expand(rng.batch_size, -1)
