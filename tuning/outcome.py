@@ -1,0 +1,103 @@
+"""What a sweep leaves behind: the table of its trials, and a configuration that measures its best on other images."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import yaml
+from optuna.trial import FrozenTrial
+
+from ipsolve.experiment import Experiment
+from ipsolve.results import RunFolder
+from ipsolve.statistics import mean_interval
+from tuning.dimensions import Choice
+from tuning.ledger import COMPLETE, DIVERGED, REFERENCE, Ledger, state_of
+from tuning.objective import COLUMNS
+from tuning.problem import Scores
+from tuning.request import TUNED, Sweep
+
+MOST_TUNED = 5  # of a Pareto front, in best.yaml
+
+
+def objective_columns(sweep: Sweep) -> list[str]:
+    """Return the columns of the objectives in the table: ``objective``, or ``objective_1`` and ``objective_2``."""
+    n = len(sweep.objectives)
+    return ["objective"] if n == 1 else [f"objective_{i + 1}" for i in range(n)]
+
+
+def trial_table(sweep: Sweep, ledger: Ledger, scores: Scores) -> pd.DataFrame:
+    """Return a row per trial: number, state, fields, objectives with the half widths of their 95% intervals, images
+    used, seconds of solving, times, and why it diverged; and per task the mean of every column of an objective."""
+    table = pd.DataFrame([_row(sweep, trial, scores) for trial in ledger.trials()])
+    for dimension in sweep.space.dimensions:
+        options = dimension.options if isinstance(dimension, Choice) else ()
+        if len({type(option) for option in options if option is not None}) > 1:  # a column of Parquet has one type
+            table[dimension.field] = table[dimension.field].map(str)
+    return table
+
+
+def _row(sweep: Sweep, trial: FrozenTrial, scores: Scores) -> dict[str, Any]:
+    state = state_of(trial)
+    row: dict[str, Any] = {"number": trial.number, "state": state, "reference": trial.number == REFERENCE}
+    row |= {dimension.field: None for dimension in sweep.space.dimensions}
+    row |= {f"{name}{end}": np.nan for name in objective_columns(sweep) for end in ("", "_ci95")}
+    images = int(trial.user_attrs.get("images", 0))
+    row |= {"images": images, "seconds": 0.0, "start": None, "end": None, "error": trial.user_attrs.get("error")}
+    if not trial.state.is_finished():
+        return row
+    fields = sweep.space.values(trial.params)
+    rows = scores.rows_by_task(fields, images)
+    row |= fields
+    row["seconds"] = float(sum(table["seconds"].sum() for table in rows.values()))
+    row["start"] = _time(trial.user_attrs["start"])
+    row["end"] = None if trial.datetime_complete is None else trial.datetime_complete.astimezone(UTC).isoformat()
+    if state != DIVERGED:
+        for name, values in zip(objective_columns(sweep), scores.objectives(fields, images), strict=True):
+            row[name], row[f"{name}_ci95"], _ = mean_interval(values)
+    for task, table in rows.items():
+        for column in dict.fromkeys(name for objective in sweep.objectives for name in objective.weights):
+            row[f"{task}.{column}"] = float(table[COLUMNS[column]].astype(float).mean())
+    return row
+
+
+def best_trials(sweep: Sweep, ledger: Ledger) -> list[FrozenTrial]:
+    """Return the best of the trials that did all images: one, or the Pareto front by its first objective."""
+    complete = [trial for trial in ledger.trials() if state_of(trial) == COMPLETE]
+    if not complete:
+        return []
+    if len(sweep.objectives) == 1:
+        sign = sweep.objectives[0].sign
+        return [max(complete, key=lambda trial: (sign * trial.values[0], -trial.number))]
+    return sorted(ledger.study.best_trials, key=lambda trial: trial.values[0])
+
+
+def write_outcome(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores) -> pd.DataFrame:
+    """Write ``trials.parquet``, ``trials.csv`` and ``best.yaml``; return the table of trials."""
+    table = trial_table(sweep, ledger, scores)
+    run.write_table(run.path("trials.parquet"), pa.Table.from_pandas(table, preserve_index=False))
+    buffer = io.StringIO()
+    table.to_csv(buffer, index=False)
+    run.write(run.path("trials.csv"), buffer.getvalue().encode())
+    tuned = tuned_solvers(sweep, best_trials(sweep, ledger))
+    if tuned:
+        best = Experiment.of(sweep.evaluation(tuned)).resolved()
+        text = f"# python -m ray_jobs.evaluate {sweep.config.run_location}/best.yaml\n"
+        run.write(run.path("best.yaml"), (text + yaml.safe_dump(best, sort_keys=False, allow_unicode=True)).encode())
+    return table
+
+
+def tuned_solvers(sweep: Sweep, best: list[FrozenTrial]) -> dict[str, dict[str, Any]]:
+    """Return the solvers of ``best.yaml`` beside the published one; of a long front some, its ends among them."""
+    if len(sweep.objectives) == 1:
+        return {TUNED: sweep.fields(sweep.space.values(best[0].params))} if best else {}
+    chosen = sorted({round(index) for index in np.linspace(0, len(best) - 1, min(MOST_TUNED, len(best)))})
+    return {f"{TUNED}_{best[i].number}": sweep.fields(sweep.space.values(best[i].params)) for i in chosen}
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -1,0 +1,54 @@
+"""The search as Ray Tune runs it: actors, their share of the machine, and the study behind its two interfaces."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from ray_jobs.pipeline import cluster
+from tuning.ledger import Ledger
+from tuning.problem import Problem
+
+TUNE = "ray_tune"  # Tune's own records, which nothing is read from again
+
+
+def search(ledger: Ledger, problem: Problem, location: str, share: cluster.Share) -> None:
+    """Run the missing trials of a sweep."""
+    # read when Tune is imported; its own handler of Ctrl-C would end a sweep as if it were complete
+    os.environ.update(TUNE_DISABLE_SIGINT_HANDLER="1", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    cluster.connect(share.num_actors * share.cpus)
+    from ray import tune
+
+    from tuning.adapters import StudyScheduler, StudySearcher
+    from tuning.trial import Place, Runner
+
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what happens to trials is told by the ledger
+    trainable = tune.with_parameters(Runner, problem=problem, place=Place(location, share.device, share.cpus))
+    # ray.md 1c: next to a GPU the CPU share only sets threads
+    resources = {"cpu": 0 if share.gpus else share.cpus, "gpu": share.gpus}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(ledger),
+            scheduler=StudyScheduler(ledger),
+            num_samples=-1,  # the searcher says when it has no more
+            max_concurrent_trials=share.num_actors,
+            reuse_actors=True,  # the prior is loaded once per actor, not once per trial
+            trial_dirname_creator=_folder,
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=os.path.abspath(location),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=1),  # a node that is lost is not the trial's fault
+        ),
+    )
+    tuner.fit()
+
+
+def _folder(trial: Any) -> str:
+    return f"trial_{trial.config['number']}_{trial.trial_id}"

@@ -1,0 +1,116 @@
+"""A sweep in MLflow: a parent run for the sweep, a child run for each trial.
+
+The study and the Parquet files are the record and this is a copy, as for evaluations: sending again updates the same
+MLflow runs, and a server that is slow or down costs seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial
+
+from ipsolve.results import RunFolder
+from ray_jobs.pipeline.isolation import one_line
+from ray_jobs.track import Memory, digest, experiment_of, flat, set_patience, store_of
+from tuning.ledger import DIVERGED, Ledger, state_of
+from tuning.outcome import best_trials, objective_columns
+from tuning.problem import Scores
+from tuning.request import Sweep
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+ARTIFACTS = ("report.html", "trials.csv", "best.yaml", "config.yaml", "provenance.json")
+
+
+def send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd.DataFrame) -> str:
+    """Send a sweep; return where it is, or one line on why it is not there."""
+    set_patience()
+    try:
+        return _send(run, sweep, ledger, scores, table)
+    except Exception as error:  # tracking never costs a result, whatever a server or its client does
+        return f"not sent ({one_line(error)}); the same command sends it later"
+
+
+def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd.DataFrame) -> str:
+    from mlflow import MlflowClient
+    from mlflow.entities import Param
+
+    for name in ("alembic", "mlflow"):  # not earlier: mlflow sets its level when it is imported
+        logging.getLogger(name).setLevel(logging.ERROR)
+    config = dataclasses.asdict(sweep.config)
+    uri, artifacts = store_of(run, config)
+    client = MlflowClient(tracking_uri=uri)
+    experiment_id = experiment_of(client, sweep.config.tracking.experiment, artifacts)
+    memory = Memory(run, f"{sweep.config.tracking.uri or 'local'}#{experiment_id}", experiment_id)
+    identity = sweep.identity()
+    tags = {"kind": "sweep", "num_trials": str(len(table)), "algorithm": sweep.config.search.algorithm}
+    parent = memory.run_of(client, f"sweep/{digest(identity)}", sweep.config.name, tags)
+    shared = {**flat("data", sweep.config.data), **flat("prior", sweep.config.prior)}
+    fixed = {"scheduler": sweep.scheduler, "rungs": sweep.config.search.rungs, "tasks": list(sweep.config.tasks)}
+    described = shared | fixed | flat("solver", sweep.config.solver) | flat("space", sweep.config.space)
+    client.log_batch(parent, params=[Param(key, str(value)[:6000]) for key, value in described.items()])
+    best = best_trials(sweep, ledger)
+    ids: dict[int, str] = {}
+    rows = table.set_index("number")
+    for trial in ledger.trials():
+        if not trial.state.is_finished():
+            continue
+        tags = {"mlflow.parentRunId": parent, "state": state_of(trial), "reference": str(trial.number == 0).lower()}
+        tags |= {"best": str(trial.number in [each.number for each in best]).lower()}
+        tags |= {"error": trial.user_attrs["error"]} if "error" in trial.user_attrs else {}
+        child = memory.run_of(client, f"trial/{trial.number}/{parent}", f"trial {trial.number}", tags)
+        ids[trial.number] = child
+        fields = sweep.space.values(trial.params)
+        parameters = shared | sweep.config.solver | fields | {"number": trial.number}
+        end = _milliseconds(trial)
+        client.log_batch(
+            child,
+            params=[Param(name, str(value)) for name, value in parameters.items()],
+            metrics=_metrics(sweep, trial, scores, rows.loc[trial.number], end),
+        )
+        client.set_terminated(child, "FAILED" if state_of(trial) == DIVERGED else "FINISHED", end)
+    client.set_tag(parent, "best_trial", ", ".join(str(trial.number) for trial in best))
+    client.set_tag(parent, "best_run", ", ".join(ids[trial.number] for trial in best))
+    _log_best(client, parent, sweep, best, max(_milliseconds(trial) for trial in ledger.trials()))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in filter(run.exists, ARTIFACTS):
+            Path(folder, name).write_bytes(Path(run.path(name)).read_bytes())
+        client.log_artifacts(parent, folder)
+    return f"{uri}, experiment {sweep.config.tracking.experiment!r}, run {parent}"
+
+
+def _metrics(sweep: Sweep, trial: FrozenTrial, scores: Scores, row: pd.Series, end: int) -> list[Metric]:
+    """Return the objectives of a trial after each rung, the step being the number of images, and its cost."""
+    from mlflow.entities import Metric
+
+    fields, images = sweep.space.values(trial.params), int(row["images"])
+    rungs = [n for n in sweep.config.search.rungs if n < images or (n == images and state_of(trial) != DIVERGED)]
+    found = [
+        # the same number at the same time is the same row in MLflow: sending twice leaves one
+        Metric(name, float(values.mean()), end, n)
+        for n in rungs
+        for name, values in zip(objective_columns(sweep), scores.objectives(fields, n), strict=True)
+    ]
+    return [*found, Metric("images", images, end, 0), Metric("seconds", float(row["seconds"]), end, 0)]
+
+
+def _log_best(client: MlflowClient, parent: str, sweep: Sweep, best: list[FrozenTrial], end: int) -> None:
+    from mlflow.entities import Metric
+
+    if len(sweep.objectives) == 1:
+        client.log_batch(parent, metrics=[Metric("objective", trial.values[0], end, 0) for trial in best])
+    client.set_terminated(parent, "FINISHED", end)
+
+
+def _milliseconds(trial: FrozenTrial) -> int:
+    moment: Any = trial.datetime_complete
+    return int((time.time() if moment is None else moment.timestamp()) * 1000)
