@@ -1,9 +1,10 @@
 """The figures of a model card: ``python -m ray_jobs.training.evaluate_prior FOLDER [--samples 1000] [--out DIR]``.
 
-All on images that the prior was not trained on: the autoencoder's PSNR, the error of epsilon by quarter of the noise
-levels, and Frechet distances between sets of ``prior_features``: samples to held-out images, beside training
-images to held-out images, which is what a perfect sampler would get at that number of images. Writes
-``figures.json`` and a sheet of samples above real images. No Ray, no MLflow.
+All on images that the prior was not trained on: the autoencoder's PSNR and the error of epsilon by quarter of the noise
+levels (latent priors), the PSNR of one denoising at several noise levels (pixel priors), and Frechet distances between
+sets of ``prior_features``: samples to held-out images, beside training images to held-out images, which is what a
+perfect sampler would get at that number of images. The features are the built-in latent prior's for every pixel
+prior, so that both kinds compare. Writes ``figures.json`` and a sheet of samples above real images. No Ray, no MLflow.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle
 
 from ipsolve.conventions import from_uint8
 from ipsolve.datasets import ImageError, open_source
 from ipsolve.errors import RequestError
 from ipsolve.metrics.distances import Gaussian, frechet_distance, moments
-from ipsolve.priors import LatentPrior, load_prior
+from ipsolve.priors import LatentPrior, PixelPrior, Prior, load_prior
 from ipsolve.priors.diffusers_folder import resolve
 from ipsolve.priors.features import prior_features
 from ray_jobs.training.autoencoder import psnr
 from ray_jobs.training.sampling import contact_sheet, sample_states
 
 _BATCH = 50
+NOISE_RATIOS = (0.05, 0.2, 0.5, 1.0, 3.0)  # sigma / alpha: the noise std of an image in [-1, 1]
 
 
 def images_of(spec: str, start: int, count: int, size: int) -> Tensor:
@@ -60,7 +63,18 @@ def epsilon_errors(prior: LatentPrior, images: Tensor, seed: int = 5) -> Tensor:
     return (predicted - noise).square().mean((1, 2, 3))
 
 
-def fitted(prior: LatentPrior, images: Tensor) -> Gaussian:
+@torch.no_grad()
+def denoising_psnr(prior: PixelPrior, images: Tensor, ratio: float, seed: int = 5) -> Tensor:
+    """Return the PSNR of E[x_0 | x_t] in dB at the level with that sigma / alpha, (N,)."""
+    t = prior.schedule.at_ratio(ratio)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    noisy = t.alpha * images + t.sigma * noise
+    return torch.cat(
+        [psnr(prior.denoise(x_t, t), x) for x_t, x in zip(noisy.split(_BATCH), images.split(_BATCH), strict=True)]
+    )
+
+
+def fitted(prior: Prior, images: Tensor) -> Gaussian:
     """Return the Gaussian of ``prior_features`` of images."""
     gaussian = moments(prior_features(prior, x).numpy() for x in images.split(_BATCH))
     if gaussian is None:
@@ -71,10 +85,10 @@ def fitted(prior: LatentPrior, images: Tensor) -> Gaussian:
 @torch.no_grad()
 def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path) -> dict[str, object]:
     """Compute, print and write the figures; return them."""
-    prior = load_prior({"prior": "latent", "path": path})
+    pixel = not any((resolve(path) / name).is_dir() for name in ("vae", "vqvae"))
+    prior = load_prior({"prior": "pixel" if pixel else "latent", "path": path})
+    features = load_prior({"prior": "latent", "path": "builtin:portraits-64"}) if pixel else prior
     scheduler = DDIMScheduler.from_pretrained(resolve(path), subfolder="scheduler")
-    if not isinstance(prior, LatentPrior):
-        raise RequestError("prior: only latent priors have these figures")
     size = prior.image_shape[-1]
     figures: dict[str, object] = {"prior": path, "size": size}
 
@@ -83,22 +97,28 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
         print(json.dumps(values), flush=True)
 
     val = images_of("portraits:val", 0, held_out, size)
-    for split, images in (("val", val), ("test", images_of("portraits:test", 0, held_out, size))):
-        values = autoencoder_psnr(prior, images)
-        note(**{f"autoencoder_psnr_{split}": [float(values.mean()), float(values.std()), float(values.min())]})
-    errors = epsilon_errors(prior, val)
-    quarters = [float(part.mean()) for part in errors.tensor_split(4)]
-    note(held_out=held_out, epsilon_mse=float(errors.mean()), epsilon_mse_by_quarter=quarters)
+    if isinstance(prior, LatentPrior):
+        for split, images in (("val", val), ("test", images_of("portraits:test", 0, held_out, size))):
+            values = autoencoder_psnr(prior, images)
+            note(**{f"autoencoder_psnr_{split}": [float(values.mean()), float(values.std()), float(values.min())]})
+        errors = epsilon_errors(prior, val)
+        quarters = [float(part.mean()) for part in errors.tensor_split(4)]
+        note(held_out=held_out, epsilon_mse=float(errors.mean()), epsilon_mse_by_quarter=quarters)
+    elif isinstance(prior, PixelPrior):
+        for ratio in NOISE_RATIOS:
+            note(**{f"denoising_psnr_{ratio}": float(denoising_psnr(prior, val, ratio).mean())}, held_out=held_out)
 
-    real = fitted(prior, images_of("portraits:test", 0, samples, size))
-    trained = fitted(prior, images_of("portraits:train", 0, samples, size))
-    other = fitted(prior, images_of("portraits:val", 0, samples, size))
+    real = fitted(features, images_of("portraits:test", 0, samples, size))
+    trained = fitted(features, images_of("portraits:train", 0, samples, size))
+    other = fitted(features, images_of("portraits:val", 0, samples, size))
     note(fd_prior_n=samples, fd_prior_val_to_test=frechet_distance(other, real))
     note(fd_prior_train_to_test=frechet_distance(trained, real))
-    latents = sample_states(prior.unet, scheduler, samples, steps, seed=0)
-    drawn = torch.cat([prior.decode(z) for z in latents.split(_BATCH)]).clamp(-1, 1)
-    note(sampler=f"DDIM-{steps}, eta 0", sample_latent_std=float(latents.std()))
-    note(fd_prior_samples_to_test=frechet_distance(fitted(prior, drawn), real))
+    states = sample_states(prior.unet, scheduler, samples, steps, seed=0)
+    if isinstance(prior, PixelPrior):
+        states = pixel_shuffle(states, prior.patch_size)
+    drawn = torch.cat([prior.decode(z) for z in states.split(_BATCH)]).clamp(-1, 1)
+    note(sampler=f"DDIM-{steps}, eta 0", sample_std=float(states.std()), held_out_std=float(prior.encode(val).std()))
+    note(fd_prior_samples_to_test=frechet_distance(fitted(features, drawn), real))
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
