@@ -1,10 +1,11 @@
 """The figures of a model card: ``python -m ray_jobs.training.evaluate_prior FOLDER [--samples 1000] [--out DIR]``.
 
 All on images that the prior was not trained on: the autoencoder's PSNR and the error of epsilon by quarter of the noise
-levels (latent priors), the PSNR of one denoising at several noise levels (pixel priors), and Frechet distances between
-sets of ``prior_features``: samples to held-out images, beside training images to held-out images, which is what a
-perfect sampler would get at that number of images. The features are the built-in latent prior's for every pixel
-prior, so that both kinds compare. Writes ``figures.json`` and a sheet of samples above real images. No Ray, no MLflow.
+levels (latent priors), the PSNR of one denoising at several noise levels (pixel priors and fitted mixtures), and
+Frechet distances between sets of ``prior_features``: samples to held-out images, beside training images to held-out
+images, which is what a perfect sampler would get at that number of images. The features are the built-in latent
+prior's unless the prior has an encoder of its own, so that they compare. Writes ``figures.json`` and a sheet of
+samples above real images. No Ray, no MLflow.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from ipsolve.conventions import from_uint8
 from ipsolve.datasets import ImageError, open_source
 from ipsolve.errors import RequestError
 from ipsolve.metrics.distances import Gaussian, frechet_distance, moments
-from ipsolve.priors import LatentPrior, PixelPrior, Prior, load_prior
+from ipsolve.priors import LatentPrior, MixturePrior, PixelPrior, Prior, load_prior
 from ipsolve.priors.diffusers_folder import resolve
 from ipsolve.priors.features import prior_features
+from ipsolve.priors.fitted_mixture import DESCRIPTION
+from ipsolve.randomness import ImageRng
 from ray_jobs.training.autoencoder import psnr
 from ray_jobs.training.sampling import contact_sheet, sample_states
 
@@ -64,7 +67,7 @@ def epsilon_errors(prior: LatentPrior, images: Tensor, seed: int = 5) -> Tensor:
 
 
 @torch.no_grad()
-def denoising_psnr(prior: PixelPrior, images: Tensor, ratio: float, seed: int = 5) -> Tensor:
+def denoising_psnr(prior: Prior, images: Tensor, ratio: float, seed: int = 5) -> Tensor:
     """Return the PSNR of E[x_0 | x_t] in dB at the level with that sigma / alpha, (N,)."""
     t = prior.schedule.at_ratio(ratio)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
@@ -72,6 +75,22 @@ def denoising_psnr(prior: PixelPrior, images: Tensor, ratio: float, seed: int = 
     return torch.cat(
         [psnr(prior.denoise(x_t, t), x) for x_t, x in zip(noisy.split(_BATCH), images.split(_BATCH), strict=True)]
     )
+
+
+def kind_of(folder: Path) -> str:
+    """Return the kind of prior that a folder holds: ``fitted_mixture``, ``latent`` or ``pixel``."""
+    if (folder / DESCRIPTION).is_file():
+        return "fitted_mixture"
+    return "latent" if any((folder / name).is_dir() for name in ("vae", "vqvae")) else "pixel"
+
+
+def drawn_states(prior: Prior, folder: Path, count: int, steps: int) -> Tensor:
+    """Return samples of a prior's states, (count, *latent_shape): exact ones of a mixture, else by DDIM."""
+    if isinstance(prior, MixturePrior):
+        return prior.sample(ImageRng(torch.arange(count))).float()
+    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    states = sample_states(prior.unet, scheduler, count, steps, seed=0)
+    return pixel_shuffle(states, prior.patch_size) if isinstance(prior, PixelPrior) else states
 
 
 def fitted(prior: Prior, images: Tensor) -> Gaussian:
@@ -85,10 +104,8 @@ def fitted(prior: Prior, images: Tensor) -> Gaussian:
 @torch.no_grad()
 def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path) -> dict[str, object]:
     """Compute, print and write the figures; return them."""
-    pixel = not any((resolve(path) / name).is_dir() for name in ("vae", "vqvae"))
-    prior = load_prior({"prior": "pixel" if pixel else "latent", "path": path})
-    features = load_prior({"prior": "latent", "path": "builtin:portraits-64"}) if pixel else prior
-    scheduler = DDIMScheduler.from_pretrained(resolve(path), subfolder="scheduler")
+    prior = load_prior({"prior": kind_of(resolve(path)), "path": path})
+    features = prior if prior.latent else load_prior({"prior": "latent", "path": "builtin:portraits-64"})
     size = prior.image_shape[-1]
     figures: dict[str, object] = {"prior": path, "size": size}
 
@@ -104,7 +121,7 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
         errors = epsilon_errors(prior, val)
         quarters = [float(part.mean()) for part in errors.tensor_split(4)]
         note(held_out=held_out, epsilon_mse=float(errors.mean()), epsilon_mse_by_quarter=quarters)
-    elif isinstance(prior, PixelPrior):
+    else:
         for ratio in NOISE_RATIOS:
             note(**{f"denoising_psnr_{ratio}": float(denoising_psnr(prior, val, ratio).mean())}, held_out=held_out)
 
@@ -113,11 +130,10 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
     other = fitted(features, images_of("portraits:val", 0, samples, size))
     note(fd_prior_n=samples, fd_prior_val_to_test=frechet_distance(other, real))
     note(fd_prior_train_to_test=frechet_distance(trained, real))
-    states = sample_states(prior.unet, scheduler, samples, steps, seed=0)
-    if isinstance(prior, PixelPrior):
-        states = pixel_shuffle(states, prior.patch_size)
+    states = drawn_states(prior, resolve(path), samples, steps)
     drawn = torch.cat([prior.decode(z) for z in states.split(_BATCH)]).clamp(-1, 1)
-    note(sampler=f"DDIM-{steps}, eta 0", sample_std=float(states.std()), held_out_std=float(prior.encode(val).std()))
+    sampler = "exact" if isinstance(prior, MixturePrior) else f"DDIM-{steps}, eta 0"
+    note(sampler=sampler, sample_std=float(states.std()), held_out_std=float(prior.encode(val).std()))
     note(fd_prior_samples_to_test=frechet_distance(fitted(features, drawn), real))
 
     out.mkdir(parents=True, exist_ok=True)
