@@ -13,12 +13,9 @@ import argparse
 import dataclasses
 import fcntl
 import os
-import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
 
 import yaml
 
@@ -28,7 +25,7 @@ from ipsolve.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.cluster import Share, plan_share
-from ray_jobs.pipeline.isolation import one_line
+from ray_jobs.pipeline.fate import run_to_end
 from tuning.ledger import STUDY, Ledger
 from tuning.request import Sweep, load_sweep
 
@@ -95,33 +92,9 @@ def describe(sweep: Sweep, share: Share) -> str:
 def run_sweep(sweep: Sweep) -> int:
     """Do what is missing of a sweep, write its outcome and send it to MLflow; return the exit code."""
     run = RunFolder(sweep.config.run_location)
-    before = signal.signal(signal.SIGTERM, _interrupt)  # ray job stop: end as Ctrl-C does
-    try:
-        with _alone(run):
-            return _run(sweep, run)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _run(sweep: Sweep, run: RunFolder) -> int:
-    ledger = Ledger(sweep, run, lambda line: print(line, flush=True))
-    _status(run, "running", None, "")
-    try:
-        message = _search(sweep, run, ledger)
-    except (KeyboardInterrupt, SystemExit):  # while Ray starts, its own handler of SIGTERM is in place, which exits
-        _status(run, "interrupted", cli.INTERRUPTED, "interrupted; the same command goes on from here")
-        raise KeyboardInterrupt from None
-    except RequestError as error:
-        _status(run, "wrong request", cli.WRONG_REQUEST, str(error))
-        raise
-    except Exception as error:  # the outermost handler of a command: one line for the person, the rest for the file
-        message = (str(error).strip().splitlines() or [one_line(error)])[-1][:500]
-        _status(run, "broken off", cli.FAILED, message, traceback.format_exc())
-        print(f"the sweep broke off: {message}\nthe same command goes on from here", file=sys.stderr)
-        return cli.FAILED
-    _status(run, "complete", cli.COMPLETE, message)
-    print(message)
-    return cli.COMPLETE
+    with _alone(run):
+        ledger = Ledger(sweep, run, lambda line: print(line, flush=True))
+        return run_to_end(run, "sweep", lambda: (cli.COMPLETE, _search(sweep, run, ledger)))
 
 
 def _search(sweep: Sweep, run: RunFolder, ledger: Ledger) -> str:
@@ -170,16 +143,6 @@ def _alone(run: RunFolder) -> Iterator[None]:
         raise RequestError(f"name: a sweep is at work in {run.root}; wait for it or stop it") from None
     finally:
         os.close(file)
-
-
-def _status(run: RunFolder, state: str, exit_code: int | None, message: str, details: str = "") -> None:
-    """Write the outcome where it can be read later: ``ray job`` turns every exit code but 0 into 1."""
-    status = {"state": state, "exit_code": exit_code, "message": message, "pid": os.getpid(), "time": provenance.now()}
-    run.write_json("status.json", status | ({"details": details} if details else {}))
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

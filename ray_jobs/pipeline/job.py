@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -20,6 +16,7 @@ from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.aggregate import put_in_order, where_things_are
 from ray_jobs.pipeline.cluster import plan_share
 from ray_jobs.pipeline.execute import execute
+from ray_jobs.pipeline.fate import run_to_end
 from ray_jobs.pipeline.isolation import one_line
 from ray_jobs.pipeline.listing import describe_plan
 from ray_jobs.pipeline.plan import Plan, outcome_counts
@@ -67,31 +64,12 @@ def dry_run(job: Job) -> int:
 
 def run_job(job: Job, retry_failed: bool = False) -> int:
     """Do what is missing of a job, write its tables and report, and send it to MLflow; return the exit code."""
-    run = _open(job)
-    # ray job stop: end as Ctrl-C does, so that the run's status is written
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    location = job.experiment.config.run_location
     try:
-        code, message = _run(job, run, retry_failed)
-    except KeyboardInterrupt:
-        _status(run, "interrupted", cli.INTERRUPTED, "interrupted; the same command goes on from here")
-        raise
-    except RequestError as error:
-        _status(run, "wrong request", cli.WRONG_REQUEST, str(error))
-        raise
-    except Exception as error:  # the outermost handler of a command: one line for the person, the rest for the file
-        # an error from an actor carries a traceback in its text, and what happened is the last line of it
-        message = (str(error).strip().splitlines() or [one_line(error)])[-1][:500]
-        _status(run, "broken off", cli.FAILED, message, traceback.format_exc())
-        print(
-            f"the run broke off: {message}\nwhat was solved is kept; the same command goes on from here",
-            file=sys.stderr,
-        )
-        return cli.FAILED
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    _status(run, "complete", code, message)
-    print(message)
-    return code
+        run = RunFolder(location)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"output: cannot write to {location!r}: {one_line(error)}") from None
+    return run_to_end(run, "run", lambda: _run(job, run, retry_failed))
 
 
 def _run(job: Job, run: RunFolder, retry_failed: bool) -> tuple[int, str]:
@@ -127,28 +105,3 @@ def _run(job: Job, run: RunFolder, retry_failed: bool) -> tuple[int, str]:
         message = f"complete, but {failed} of {done + failed} {job.unit} failed: see {location}/failures"
         return cli.SOME_IMAGES_FAILED, message
     return cli.COMPLETE, f"complete: {done} {job.unit}"
-
-
-def _open(job: Job) -> RunFolder:
-    location = job.experiment.config.run_location
-    try:
-        run = RunFolder(location)
-        _status(run, "running", None, "")
-    except (OSError, ValueError) as error:
-        raise RequestError(f"output: cannot write to {location!r}: {one_line(error)}") from None
-    return run
-
-
-def _status(run: RunFolder, state: str, exit_code: int | None, message: str, details: str = "") -> None:
-    """Write the outcome where it can be read later: ``ray job`` turns every exit code but 0 into 1."""
-    status = {"state": state, "exit_code": exit_code, "message": message, "pid": os.getpid(), "time": provenance.now()}
-    try:
-        run.write_json("status.json", status | ({"details": details} if details else {}))
-    except OSError:
-        if exit_code is None:
-            raise
-        print(f"cannot write status.json in {run.root}", file=sys.stderr)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
