@@ -109,7 +109,7 @@ def pipeline(config: Mapping) -> Mapping:
 
     experiment = Experiment.of(build(Config, config, "config"))
     plan = Plan.of(experiment)
-    share = plan_share(experiment.config.compute, len(plan.batches))
+    share = plan_share(experiment.config.compute, plan.num_batches)
     loader = partial(load, experiment.source, size=experiment.image_size)
     work = Workload.of(experiment, share.device, share.cpus)
     start = time.time()

@@ -21,6 +21,8 @@ from ipsolve.metrics.base import Weights
 from ipsolve.priors.unet import Precision
 from ipsolve.validation import build
 
+# keys of ``data`` that say which images of a source: a run can be extended by them, no number depends on them
+EXTENT = ("offset", "limit")
 # names become folders and hive keys: nothing that leaves a folder, hides, or is read back as a number
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,63}$")]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
@@ -81,7 +83,7 @@ class Config(RunConfig):
 
     Args:
         name: of the run, its folder under ``output``.
-        data: ``source``, ``limit`` and what else the kind of source takes.
+        data: ``source``, ``offset``, ``limit`` and what else the kind of source takes.
         prior: ``prior`` (its kind) and the kind's own keys.
         tasks: a name of your choice: ``operator``, ``noise_std``, and the operator's own keys.
         solvers: a name of your choice: ``solver`` and the solver's hyper-parameters.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ipsolve.cells import Cell, at, check_run, describe, hash_of
-from ipsolve.config import Config
+from ipsolve.config import EXTENT, Config
 from ipsolve.datasets import Source, open_source
 from ipsolve.errors import RequestError
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
@@ -84,7 +84,7 @@ class Experiment:
 
     @cached_property
     def image_ids(self) -> list[str]:
-        """The ids of all images asked for, by their index in the source: its first ``data.limit``."""
+        """The ids of all images asked for, by their index in the source: ``data.limit`` from ``data.offset`` on."""
         limit = self.config.data.get("limit")
         return list(self.source.image_ids(range(len(self.source) if limit is None else min(limit, len(self.source)))))
 
@@ -157,7 +157,7 @@ class Experiment:
 
     @property
     def _images(self) -> dict[str, Any]:
-        return {key: value for key, value in self.config.data.items() if key != "limit"}
+        return {key: value for key, value in self.config.data.items() if key not in EXTENT}
 
     def resolved(self) -> dict[str, Any]:
         """Return the configuration with every default written out; running it gives the same numbers."""

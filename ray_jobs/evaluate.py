@@ -67,6 +67,12 @@ class Evaluation(Job):
     def work(self, device: str, num_threads: int) -> Work:
         return Workload.of(self.experiment, device, num_threads)
 
+    def seconds(self, run: RunFolder) -> dict[str, float]:
+        measured = run.results(["task", "solver", "seconds"])
+        means = measured.group_by(["task", "solver"]).aggregate([("seconds", "mean")]).to_pylist()
+        known = {(row["task"], row["solver"]): row["seconds_mean"] for row in means}
+        return {cell.hash: known[pair] for cell in self.experiment.cells if (pair := (cell.task, cell.solver)) in known}
+
     def tabulate(self, run: RunFolder) -> tuple[str, Callable[[], str]]:
         image_ids = set(self.experiment.image_ids)
         pairs = list(dict.fromkeys((cell.task, cell.solver) for cell in self.experiment.cells))

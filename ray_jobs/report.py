@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -31,19 +32,31 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(location: str, into: str | None) -> int:
-    run = RunFolder(location)
+    rebuilt = rebuild(RunFolder(location))
+    if into is not None:
+        replace_tables(Path(into), rebuilt.name, rebuilt.document)
+    print(f"{rebuilt.table}\n\nreport: {rebuilt.page}")
+    return cli.COMPLETE
+
+
+class Rebuilt(NamedTuple):
+    """What was made of the files of a run: its name, a table for a terminal, tables for a document, and a page."""
+
+    name: str
+    table: str
+    document: str
+    page: str
+
+
+def rebuild(run: RunFolder) -> Rebuilt:
+    """Write the tables and the report of a run, whatever its kind, from its files alone."""
     if not is_posterior(run):
         view = report.open_run(run)
-        path, table = report.write_report(view), report.console_table(view)
-        name, shown = view.config.name, report.document_table(view)
-    else:
-        posterior = posterior_report.open_run(run)
-        path, table = posterior_report.write_report(posterior), posterior_report.console_table(posterior)
-        name, shown = posterior.config.name, posterior_report.document_tables(posterior)
-    if into is not None:
-        replace_tables(Path(into), name, shown)
-    print(f"{table}\n\nreport: {path}")
-    return cli.COMPLETE
+        page, table, document = report.write_report(view), report.console_table(view), report.document_table(view)
+        return Rebuilt(view.config.name, table, document, page)
+    posterior = posterior_report.open_run(run)
+    page, table = posterior_report.write_report(posterior), posterior_report.console_table(posterior)
+    return Rebuilt(posterior.config.name, table, posterior_report.document_tables(posterior), page)
 
 
 def is_posterior(run: RunFolder) -> bool:

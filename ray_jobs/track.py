@@ -23,8 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from ipsolve.config import EXTENT
 from ipsolve.errors import RequestError
 from ipsolve.results import RunFolder
 from ray_jobs import cli
@@ -77,7 +76,7 @@ def _send(run: RunFolder) -> str:
 
     for name in ("alembic", "mlflow"):  # not earlier: mlflow sets its level when it is imported
         logging.getLogger(name).setLevel(logging.ERROR)
-    config = _read(run, "config.yaml")
+    config = cli.read_config(run)
     provenance = run.read_json("provenance.json")
     uri, artifacts = store_of(run, config)
     client = MlflowClient(tracking_uri=uri)
@@ -140,12 +139,13 @@ def _describe(config: dict[str, Any], provenance: dict[str, Any]) -> _Described:
         tasks = {name: flat("problems", family) for name, family in families.items()}
         sources = {name: (digest([family, config["problem_seed"]]), family, {}) for name, family in families.items()}
         return _Described("posterior", shared, extent, tasks, sources)
-    data = {key: value for key, value in config["data"].items() if key != "limit"}
+    data = {key: value for key, value in config["data"].items() if key not in EXTENT}
+    extent |= {key: str(config["data"].get(key)) for key in EXTENT}
     shared = {**flat("data", data), **flat("prior", config["prior"]), **precision}
     tasks = {name: flat("task", task) for name, task in config["tasks"].items()}
     known = provenance.get("data") or {}
     sources = {str(data.get("source")): (known.get("digest", digest(config["data"])), config["data"], known)}
-    return _Described("evaluation", shared, {"limit": str(config["data"].get("limit")), **extent}, tasks, sources)
+    return _Described("evaluation", shared, extent, tasks, sources)
 
 
 def _numbers(row: dict[str, str]) -> dict[str, float]:
@@ -221,12 +221,6 @@ def _log_artifacts(client: MlflowClient, run_id: str, run: RunFolder) -> None:
 def _summary(run: RunFolder) -> list[dict[str, str]]:
     with run.filesystem.open_input_stream(run.path("summary.csv")) as stream:
         return list(csv.DictReader(io.StringIO(stream.read().decode())))
-
-
-def _read(run: RunFolder, name: str) -> dict[str, Any]:
-    with run.filesystem.open_input_stream(run.path(name)) as stream:
-        content: dict[str, Any] = yaml.safe_load(stream.read())
-    return content
 
 
 def flat(prefix: str, mapping: dict[str, Any]) -> dict[str, Any]:

@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import fcntl
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import yaml
 
 from ipsolve.config import Compute
-from ipsolve.errors import RequestError
 from ipsolve.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.pipeline import provenance
@@ -92,17 +88,16 @@ def describe(sweep: Sweep, share: Share) -> str:
 def run_sweep(sweep: Sweep) -> int:
     """Do what is missing of a sweep, write its outcome and send it to MLflow; return the exit code."""
     run = RunFolder(sweep.config.run_location)
-    with _alone(run):
-        ledger = Ledger(sweep, run, lambda line: print(line, flush=True))
-        return run_to_end(run, "sweep", lambda: (cli.COMPLETE, _search(sweep, run, ledger)))
+    return run_to_end(run, "sweep", lambda status: (cli.COMPLETE, _search(sweep, run)))
 
 
-def _search(sweep: Sweep, run: RunFolder, ledger: Ledger) -> str:
+def _search(sweep: Sweep, run: RunFolder) -> str:
     from tuning import report, tracking
     from tuning.outcome import best_trials, write_outcome
     from tuning.problem import Scores
     from tuning.search import search
 
+    ledger = Ledger(sweep, run, lambda line: print(line, flush=True))
     share, missing = share_of(sweep), ledger.missing()
     print(describe(sweep, share), f"{missing} of {ledger.num_trials} trials missing", sep="\n", flush=True)
     origin = provenance.describe(sweep.experiment, str(share), run.read_json("provenance.json"), missing > 0)
@@ -126,23 +121,6 @@ def _search(sweep: Sweep, run: RunFolder, ledger: Ledger) -> str:
     print(*(f"note: {note}" for note in notes), f"\n{report.console(sweep, table, best)}\n", sep="\n")
     print(f"report   {location}/report.html\ntrials   {location}/trials.csv, trials.parquet, {STUDY}\nMLflow   {place}")
     return f"complete: {len(table)} trials; the gain on other images: python -m ray_jobs.evaluate {location}/best.yaml"
-
-
-@contextmanager
-def _alone(run: RunFolder) -> Iterator[None]:
-    """Hold the run folder: a second driver would start the running trials of the first again."""
-    try:
-        os.makedirs(run.root, exist_ok=True)
-        file = os.open(run.path(".lock"), os.O_CREAT | os.O_WRONLY)
-    except OSError as error:
-        raise RequestError(f"output: cannot write to {run.root!r}: {error.strerror}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise RequestError(f"name: a sweep is at work in {run.root}; wait for it or stop it") from None
-    finally:
-        os.close(file)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ipsolve.datasets.huggingface import HuggingFaceSource
 from ipsolve.datasets.parquet import ParquetImages
 from ipsolve.datasets.portraits import Portraits
 from ipsolve.datasets.tiles import TiledImages
+from ipsolve.datasets.window import Window
 from ipsolve.errors import RequestError
 from ipsolve.validation import build
 
@@ -26,10 +27,12 @@ class SourceSpec:
 
     ``tile``: cut each photograph into tiles of this many pixels (true: the prior's size) instead of one centre
     crop; ``downscale``: shrink it by this factor first. ``image_column``, ``id_column``: for Parquet, where the
-    names do not tell. ``limit`` belongs to whoever iterates and is let through.
+    names do not tell. ``offset``: leave out so many images at the front. ``limit`` belongs to whoever iterates and is
+    let through.
     """
 
     source: str
+    offset: Annotated[int, Field(ge=0)] = 0
     limit: int | None = None
     tile: bool | Annotated[int, Field(ge=8)] = False
     downscale: Annotated[float, Field(ge=1)] = 1.0
@@ -49,6 +52,11 @@ def open_source(spec: str | Mapping[str, Any], size: int | None = None) -> Sourc
         RequestError: one line that names the key and what is allowed.
     """
     request = build(SourceSpec, {"source": spec} if isinstance(spec, str) else spec, "data")
+    source = _open(request, size)
+    return Window(source, request.offset) if request.offset else source
+
+
+def _open(request: SourceSpec, size: int | None) -> Source:
     scheme, _, rest = request.source.partition(":")
     if scheme == "portraits":
         _reject(request, ("tile", "downscale", "image_column", "id_column"), "portraits")

@@ -10,7 +10,7 @@ from ray_jobs.pipeline.upkeep import compact, tidy
 def put_in_order(run: RunFolder, experiment: Grid) -> list[str]:
     """Gather the small files of a finished run into few; return notes."""
     notes = tidy(run, experiment.all_cells, set(experiment.image_ids))
-    compact(run, experiment.all_cells)
+    compact(run)
     return notes
 
 

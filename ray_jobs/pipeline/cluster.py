@@ -140,4 +140,5 @@ def quiet_data() -> None:
     # A block is closed when it has reached the target size: with a target of one byte, after each row.
     context.target_max_block_size = 1
     context.execution_no_progress_timeout_s = -1  # 1d: a batch may take longer than the default half hour
+    context.max_consecutive_actor_init_deaths = 3  # a process that is killed while it loads the prior ended the run
     context.max_errored_blocks = 0  # 1d: more would drop whole blocks in silence; the actors keep their own books

@@ -12,6 +12,8 @@ from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.reading import read
 from ray_jobs.pipeline.worker import Loader, Work, Worker
 
+MAX_CHUNKS = 1024  # the driver holds every row of the source of a pipeline for its whole life
+
 
 def execute(plan: Plan, share: cluster.Share, loader: Loader, work: Work) -> Iterator[dict[str, Any]]:
     """Do the missing work of a plan; yield the report of each batch as soon as it is durable.
@@ -27,8 +29,9 @@ def execute(plan: Plan, share: cluster.Share, loader: Loader, work: Work) -> Ite
     from ray.data import ActorPoolStrategy, from_items
 
     cluster.quiet_data()
-    chunks = plan.chunks()
-    reading = partial(read, loader=ray.put(loader))
+    schedule = plan.schedule(share.num_actors)
+    chunks = [{"start": start, "stop": stop} for start, stop in schedule.chunks(MAX_CHUNKS)]
+    reading = partial(read, schedule=ray.put(schedule), loader=ray.put(loader))
     reports = (
         from_items(chunks, override_num_blocks=len(chunks))
         .flat_map(reading, num_cpus=1)

@@ -16,17 +16,26 @@ class Fault(NamedTuple):
     reason: str
 
 
+class BrokenDeviceError(RuntimeError):
+    """The device of this process answers no more calls: whatever is tried next would fail, too, and not by its own."""
+
+
 def isolate(work: Callable[[list[int]], list[T | Fault]], rows: list[int], notes: list[str]) -> list[T | Fault]:
-    """Return ``work(rows)``; a batch for which it raises is halved until the fault is alone.
+    """Return ``work(rows)``; a batch for which it raises, as for want of memory, is halved until the fault is alone.
 
     Args:
         work: does a batch, given by its row numbers; one outcome per row.
         notes: what was halved and why is appended, so that no exception passes unseen.
+
+    Raises:
+        BrokenDeviceError: only another process can go on.
     """
     try:
         return work(rows)
     except Exception as error:  # whatever a solver or a metric raises costs one image, not the run
         fault = Fault(one_line(error))
+        if _breaks_device(error):
+            raise BrokenDeviceError(fault.reason) from None
     # only here, past the handler: the traceback keeps the tensors of the failed attempt alive
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -35,6 +44,12 @@ def isolate(work: Callable[[list[int]], list[T | Fault]], rows: list[int], notes
     half = len(rows) // 2
     notes.append(f"a batch of {len(rows)} was halved: {fault.reason}")
     return isolate(work, rows[:half], notes) + isolate(work, rows[half:], notes)
+
+
+def _breaks_device(error: Exception) -> bool:
+    # after an illegal access or an assertion in a kernel every later call of the process raises the same error, so
+    # that each image that follows would be charged with it. Want of memory is not of this kind.
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or str(error).startswith("CUDA error")
 
 
 def one_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -16,7 +16,7 @@ from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.aggregate import put_in_order, where_things_are
 from ray_jobs.pipeline.cluster import plan_share
 from ray_jobs.pipeline.execute import execute
-from ray_jobs.pipeline.fate import run_to_end
+from ray_jobs.pipeline.fate import Status, run_to_end
 from ray_jobs.pipeline.isolation import one_line
 from ray_jobs.pipeline.listing import describe_plan
 from ray_jobs.pipeline.plan import Plan, outcome_counts
@@ -49,6 +49,10 @@ class Job(ABC):
     def work(self, device: str, num_threads: int) -> Work:
         """Return what every actor is told once, when it starts."""
 
+    def seconds(self, run: RunFolder) -> Mapping[str, float]:
+        """Return what has been measured of the cost of one row, in seconds by cell hash; cells may be absent."""
+        return {}
+
     @abstractmethod
     def tabulate(self, run: RunFolder) -> tuple[str, Callable[[], Any]]:
         """Write the tables of a run; return the one for a terminal, and what writes the report."""
@@ -56,8 +60,8 @@ class Job(ABC):
 
 def dry_run(job: Job) -> int:
     """Print the plan of a job; return the exit code."""
-    plan = Plan.of(job.experiment)
-    share = plan_share(job.experiment.config.compute, len(plan.batches))
+    plan = Plan.of(job.experiment, job.seconds(RunFolder(job.experiment.config.run_location)))
+    share = plan_share(job.experiment.config.compute, plan.num_batches)
     print(describe_plan(plan, share, job.facts(), job.unit))
     return cli.COMPLETE
 
@@ -69,25 +73,27 @@ def run_job(job: Job, retry_failed: bool = False) -> int:
         run = RunFolder(location)
     except (OSError, ValueError) as error:
         raise RequestError(f"output: cannot write to {location!r}: {one_line(error)}") from None
-    return run_to_end(run, "run", lambda: _run(job, run, retry_failed))
+    return run_to_end(run, "run", lambda status: _run(job, run, status, retry_failed))
 
 
-def _run(job: Job, run: RunFolder, retry_failed: bool) -> tuple[int, str]:
+def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[int, str]:
     experiment, location = job.experiment, job.experiment.config.run_location
-    notes = tidy(run, experiment.all_cells, set(experiment.image_ids), retry_failed)
-    plan = Plan.of(experiment)
-    share = plan_share(experiment.config.compute, len(plan.batches))
+    status.note(tidy(run, experiment.all_cells, set(experiment.image_ids), retry_failed))
+    plan = Plan.of(experiment, job.seconds(run))
+    share = plan_share(experiment.config.compute, plan.num_batches)
     lines = describe_plan(plan, share, job.facts(), job.unit)
-    print(*(f"note: {note}" for note in notes), lines, sep="\n", flush=True)
-    origin = provenance.describe(experiment, str(share), run.read_json("provenance.json"), bool(plan.batches))
+    print(*(f"note: {note}" for note in status.notes), lines, sep="\n", flush=True)
+    origin = provenance.describe(experiment, str(share), run.read_json("provenance.json"), plan.num_batches > 0)
     run.write(
         run.path("config.yaml"), yaml.safe_dump(experiment.resolved(), sort_keys=False, allow_unicode=True).encode()
     )
     run.write_json("provenance.json", origin)
-    if plan.batches:
+    if plan.num_batches:
         with Progress(plan, job.unit) as progress:
             for report in execute(plan, share, job.loader(), job.work(share.device, share.cpus)):
                 progress.update(report)
+                status.note(report["notes"])
+                status.progress(**progress.facts())
     done, failed, missing = outcome_counts(experiment)
     if missing:
         raise RuntimeError(f"{missing} {job.unit} have neither a result nor a failure")
@@ -98,7 +104,8 @@ def _run(job: Job, run: RunFolder, retry_failed: bool) -> tuple[int, str]:
         write_report()
     except Exception as error:  # the numbers are on disk, and a figure must not fail the run
         notes.append(f"no report: {one_line(error)}")
-    tracking, _ = track.send(run)
+    tracking, sent = track.send(run)
+    status.note([*notes, *([] if sent else [f"MLflow: {tracking}"])])
     places = where_things_are(run, location, tracking)
     print(*(f"note: {note}" for note in notes), f"\n{table}\n", places, sep="\n")
     if failed:

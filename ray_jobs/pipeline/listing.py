@@ -12,6 +12,7 @@ from ipsolve.priors import PRIORS
 from ipsolve.solvers import SOLVERS, Solver
 from ray_jobs.pipeline.cluster import Share
 from ray_jobs.pipeline.plan import Plan
+from ray_jobs.pipeline.progress import clock
 
 
 def list_registered() -> str:
@@ -77,7 +78,8 @@ def describe_plan(plan: Plan, share: Share, facts: Iterable[str], unit: str) -> 
         f"run      {config.run_location}",
         *facts,
         f"compute  {share}, batch size {config.compute.batch_size}, {config.compute.precision}",
-        f"work     {plan.images_missing} of {plan.images_wanted} {unit} missing, in {len(plan.batches)} batches",
+        f"work     {plan.images_missing} of {plan.images_wanted} {unit} missing, in {plan.num_batches} batches",
+        *_expected(plan, share, unit),
     ]
     for cell in plan.cells:
         n, failed = len(plan.experiment.ids_of(cell)), plan.failed[cell.hash]
@@ -85,6 +87,19 @@ def describe_plan(plan: Plan, share: Share, facts: Iterable[str], unit: str) -> 
             f"  {cell.hash}  {cell!s:50} {plan.done[cell.hash]} of {n} done{f', {failed} failed' * (failed > 0)}"
         )
     return "\n".join(lines)
+
+
+def _expected(plan: Plan, share: Share, unit: str) -> list[str]:
+    """Return what is known of the time that the missing work will take, from what this run has measured so far."""
+    seconds, unmeasured = plan.expected_seconds(share.num_actors)
+    if not plan.images_missing:
+        return []
+    names = ", ".join(dict.fromkeys(f"{cell.task} / {cell.solver}" for cell in unmeasured))
+    if not seconds:
+        how = "a run with a small data.limit measures it and is continued, not repeated, by a larger one"
+        return [f"time     not known before the first {unit} are done{f': {how}' * (unit == 'images')}"]
+    line = f"time     about {clock(seconds)} of solving, from the seconds per row that this run has measured so far"
+    return [f"{line}; not measured yet, and not in it: {names}" if unmeasured else line]
 
 
 def absent_metrics(missing: Iterable[tuple[str, str]]) -> list[str]:

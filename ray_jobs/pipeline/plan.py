@@ -1,68 +1,75 @@
-"""What is left to do, and in which order."""
+"""What is left to do, and what it is expected to cost."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from ipsolve.cells import Cell, Grid
 from ipsolve.results import RunFolder
+from ray_jobs.pipeline.schedule import Missing, Schedule
 from ray_jobs.pipeline.upkeep import done_images
-
-MAX_CHUNKS = 1024
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The missing work of a run. ``batches`` are (cell hash, image indices), in the order they are handed out."""
+    """The missing work of a run. Make it with :meth:`of`.
+
+    Args:
+        cells: the reference cell first, where there is one.
+        done: images with a result, by cell hash; ``failed``: with a failure.
+        missing: indices of the images without either, by cell hash.
+        seconds: measured for an image of a cell, by cell hash; cells that have not been measured are absent.
+    """
 
     experiment: Grid
-    cells: list[Cell]  # the reference cell first, where there is one
-    done: dict[str, int]
-    failed: dict[str, int]
-    batches: list[tuple[str, list[int]]]
+    cells: list[Cell]
+    done: Mapping[str, int]
+    failed: Mapping[str, int]
+    missing: Mapping[str, Missing]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Grid) -> Plan:
+    def of(cls, experiment: Grid, seconds: Mapping[str, float] | None = None) -> Plan:
         """Compare what is asked for with what the files of the run hold."""
         cells = experiment.all_cells
         done, failed = done_images(RunFolder(experiment.config.run_location), cells, set(experiment.image_ids))
-        size = experiment.batch_size
-        work = [_batches(cell, experiment.ids_of(cell), done[cell.hash] | failed[cell.hash], size) for cell in cells]
-        batches = [batch for wave in zip_longest(*work) for batch in wave if batch is not None]
+        missing = {cell.hash: _missing(experiment.ids_of(cell), done[cell.hash] | failed[cell.hash]) for cell in cells}
         n_done, n_failed = ({cell.hash: len(found[cell.hash]) for cell in cells} for found in (done, failed))
-        return cls(experiment, cells, n_done, n_failed, batches)
+        return cls(experiment, cells, n_done, n_failed, missing, seconds or {})
+
+    def schedule(self, num_actors: int = 1) -> Schedule:
+        """Return the batches in the order in which so many actors should do them."""
+        return Schedule.of(self.missing, self.experiment.batch_size, self.seconds, num_actors)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches left to do."""
+        return sum(-(-len(left) // self.experiment.batch_size) for left in self.missing.values())
 
     @property
     def images_missing(self) -> int:
         """Images left to do, summed over the cells."""
-        return sum(len(indices) for _, indices in self.batches)
+        return sum(map(len, self.missing.values()))
 
     @property
     def images_wanted(self) -> int:
         """Images asked for, summed over the cells."""
         return sum(len(self.experiment.ids_of(cell)) for cell in self.cells)
 
-    def chunks(self) -> list[dict[str, str]]:
-        """Return the batches as the rows of a Ray Data set, neighbours together.
-
-        Their number is bounded, because the driver holds every row of the source of a pipeline for its whole life.
-        """
-        size = -(-len(self.batches) // MAX_CHUNKS) or 1
-        starts = range(0, len(self.batches), size)
-        return [{"batches": json.dumps(self.batches[start : start + size])} for start in starts]
+    def expected_seconds(self, num_actors: int) -> tuple[float, list[Cell]]:
+        """Return how long the measured cells will take so many actors, and the cells that have not been measured."""
+        left = [cell for cell in self.cells if not cell.is_reference and len(self.missing[cell.hash])]
+        work = sum(len(self.missing[cell.hash]) * self.seconds.get(cell.hash, 0.0) for cell in left)
+        return work / max(num_actors, 1), [cell for cell in left if cell.hash not in self.seconds]
 
 
-def _batches(cell: Cell, ids: Sequence[str], finished: set[str], size: int) -> list[tuple[str, list[int]]]:
-    missing = [index for index, name in enumerate(ids) if name not in finished]
-    return [(cell.hash, list(part)) for part in _cut(missing, size)]
-
-
-def _cut(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _missing(ids: Sequence[str], finished: set[str]) -> Missing:
+    if not finished:
+        return range(len(ids))
+    return np.fromiter((index for index, name in enumerate(ids) if name not in finished), np.int64)
 
 
 def outcome_counts(experiment: Grid) -> tuple[int, int, int]:

@@ -20,9 +20,7 @@ class Progress:
         self.unit = unit
         self.cells: dict[str, Cell] = {cell.hash: cell for cell in plan.cells}
         self.total = plan.images_missing
-        self.left = {cell.hash: 0 for cell in plan.cells}
-        for name, indices in plan.batches:
-            self.left[name] += len(indices)
+        self.left = {name: len(indices) for name, indices in plan.missing.items()}
         self.stream = stream or sys.stdout
         self.done = self.failed = 0
         self.start = self.first = self.spoken = time.monotonic()
@@ -67,12 +65,18 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done + self.failed, description=self._line())
 
-    def _line(self) -> str:
-        count = self.done + self.failed
-        elapsed = time.monotonic() - self.first
+    def facts(self) -> dict[str, Any]:
+        """Return how far this stretch of work is."""
+        return {"done": self.done, "failed": self.failed, "of": self.total, "per_second": round(self._rate(), 3)}
+
+    def _rate(self) -> float:
+        count, elapsed = self.done + self.failed - self.first_done, time.monotonic() - self.first
         # the first batch tells nothing of the rate: it waited for the actors to load the prior
-        rate = (count - self.first_done) / elapsed if elapsed > 0 and count > self.first_done else 0.0
-        eta = f", {_clock((self.total - count) / rate)} to go" if rate and count < self.total else ""
+        return count / elapsed if elapsed > 0 and count > 0 else 0.0
+
+    def _line(self) -> str:
+        count, rate = self.done + self.failed, self._rate()
+        eta = f", {clock((self.total - count) / rate)} to go" if rate and count < self.total else ""
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{count}/{self.total} {self.unit}{failed}, {rate:.2f}/s{eta}"
 
@@ -81,10 +85,11 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
         else:
-            print(f"[{_clock(self.spoken - self.start)}] {line}", file=self.stream, flush=True)
+            print(f"[{clock(self.spoken - self.start)}] {line}", file=self.stream, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return a duration as minutes and seconds, with hours where there are any."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -5,33 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ipsolve.datasets import Source
+from ray_jobs.pipeline.schedule import Schedule
 from ray_jobs.pipeline.worker import Loader
 
 if TYPE_CHECKING:
     import ray
 
+T = TypeVar("T")
 
-@lru_cache(maxsize=1)
-def _fetched(loader: ray.ObjectRef[Loader]) -> Loader:
+
+@lru_cache(maxsize=2)
+def _fetched(reference: ray.ObjectRef[T]) -> T:
     import ray  # not above: what is set by cluster.connect has to be there before it is imported
 
-    fetched: Loader = ray.get(loader)  # once per process, not once per batch
+    fetched: T = ray.get(reference)  # once per process, not once per batch
     return fetched
 
 
-def read(row: dict[str, Any], loader: ray.ObjectRef[Loader]) -> Iterator[dict[str, Any]]:
-    """Yield the batches of a chunk of work with their input.
+def read(
+    row: dict[str, Any], schedule: ray.ObjectRef[Schedule], loader: ray.ObjectRef[Loader]
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a stretch of the schedule with their input.
 
     Args:
-        row: ``batches``, a JSON list of [cell hash, indices].
+        row: ``start`` and ``stop`` of the stretch.
         loader: makes the row of a batch, such as :func:`load`.
     """
-    for cell, indices in json.loads(row["batches"]):
+    for cell, indices in _fetched(schedule).batches(int(row["start"]), int(row["stop"])):
         yield _fetched(loader)(cell, indices)
 
 

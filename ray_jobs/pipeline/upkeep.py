@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ipsolve.cells import Cell
 from ipsolve.results import ATTEMPTS, FAILURES, REFERENCES, RESULTS, SUPERSEDED, RunFolder, cell_of
-from ray_jobs.pipeline.storage import file_name, folder_of, read_ids
+from ray_jobs.pipeline.storage import file_name, folder_of, merge_files, read_ids
 
 Index = dict[str, list[str]]  # image ids by file
 COMPACT_BYTES = 256 * 2**20
@@ -52,9 +52,12 @@ def tidy(run: RunFolder, cells: Iterable[Cell], wanted: set[str], retry_failed: 
     notes: list[str] = []
     by_hash = {cell.hash: cell for cell in cells}
     run.filesystem.create_dir(run.root, recursive=True)
+    begun = len(run.files(ATTEMPTS, suffix=".json"))
+    if begun:
+        notes.append(f"{begun} batches were in the middle of a solve when the last driver ended; they are done again")
     if run.exists(ATTEMPTS):  # deaths are counted within one driver's life: starting again is a new chance
         run.filesystem.delete_dir_contents(run.path(ATTEMPTS))
-    stale = [path for path in _rows(run) if cell_of(path) not in by_hash]
+    stale = [path for path in rows_of(run) if cell_of(path) not in by_hash]
     for path in stale:
         _move(run, path, run.path(SUPERSEDED, cell_of(path), _kind(run, path), os.path.basename(path)))
     if stale:
@@ -67,11 +70,11 @@ def tidy(run: RunFolder, cells: Iterable[Cell], wanted: set[str], retry_failed: 
     if retry_failed:
         for path in run.files(FAILURES):
             run.filesystem.delete_file(path)
-    index, torn = scan(run, _rows(run))
+    index, torn = scan(run, rows_of(run))
     for path in torn:
         notes.append(f"torn file {os.path.basename(path)} moved to {SUPERSEDED}/torn; its images are done again")
         _move(run, path, run.path(SUPERSEDED, "torn", os.path.basename(path)))
-    _each_once(run, index, wanted)
+    each_once(run, index, wanted)
     return notes
 
 
@@ -84,7 +87,7 @@ def done_images(
     """
     cells = list(cells)
     hashes = {cell.hash for cell in cells}
-    index, _ = scan(run, [p for p in [*_rows(run), *run.files(SUPERSEDED)] if cell_of(p) in hashes])
+    index, _ = scan(run, [p for p in [*rows_of(run), *run.files(SUPERSEDED)] if cell_of(p) in hashes])
     done: dict[str, set[str]] = defaultdict(set)
     failed: dict[str, set[str]] = defaultdict(set)
     for path, ids in index.items():
@@ -99,48 +102,38 @@ def done_images(
     return done, failed
 
 
-def compact(run: RunFolder, cells: Iterable[Cell]) -> None:
+def compact(run: RunFolder) -> None:
     """Gather the small files of each cell into few of at most 256 MB."""
-    by_hash = {cell.hash: cell for cell in cells}
     groups: dict[str, list[str]] = defaultdict(list)
-    for path in _rows(run):
+    for path in rows_of(run):
         groups[f"{cell_of(path)}/{_kind(run, path)}"].append(path)
     for group in groups.values():
-        cell, heap, size = by_hash[cell_of(group[0])], list[str](), 0
+        heap, size = list[str](), 0
         for path in group:
             size_of_path = run.filesystem.get_file_info(path).size
             if size_of_path > COMPACT_BYTES // 2:
                 continue
             if heap and size + size_of_path > COMPACT_BYTES:
-                _merge(run, cell, heap)
+                merge_files(run, heap)
                 heap, size = [], 0
             heap.append(path)
             size += size_of_path
-        _merge(run, cell, heap)
+        merge_files(run, heap)
 
 
-def _merge(run: RunFolder, cell: Cell, paths: list[str]) -> None:
-    if len(paths) < 2:
-        return
-    tables = []
-    for path in paths:
-        with run.filesystem.open_input_file(path) as file:
-            tables.append(pq.read_table(file))
-    table = pa.concat_tables(tables)
-    target = f"{os.path.dirname(paths[0])}/{file_name(cell.hash, table['image_id'].to_pylist())}"
-    run.write_table(target, table)
-    for path in paths:  # after the write: a crash here leaves rows twice, which tidy and every reader put right
-        if path != target:
-            run.filesystem.delete_file(path)
+def each_once(run: RunFolder, index: Index, wanted: Collection[str] | None = None) -> None:
+    """Leave each image of a cell in one file alone, a result rather than a failure.
 
-
-def _each_once(run: RunFolder, index: Index, wanted: set[str]) -> None:
+    Args:
+        index: the ids in each file, as :func:`scan` returns them.
+        wanted: the images of the present configuration, others are set aside; None, all.
+    """
     seen: dict[str, set[str]] = defaultdict(set)
     # results before failures, and large files first: what a crashed compaction left behind is in the small ones
     for path in sorted(index, key=lambda path: (_kind(run, path) == FAILURES, -len(index[path]))):
         ids, cell = index[path], cell_of(path)
-        keep = [name in wanted and name not in seen[cell] for name in ids]
-        extra = [name not in wanted for name in ids]
+        extra = [wanted is not None and name not in wanted for name in ids]
+        keep = [not more and name not in seen[cell] for name, more in zip(ids, extra, strict=True)]
         if not all(keep):
             with run.filesystem.open_input_file(path) as file:
                 table = pq.read_table(file)
@@ -155,7 +148,8 @@ def _each_once(run: RunFolder, index: Index, wanted: set[str]) -> None:
         seen[cell].update(name for name, kept in zip(ids, keep, strict=True) if kept)
 
 
-def _rows(run: RunFolder) -> list[str]:
+def rows_of(run: RunFolder) -> list[str]:
+    """Return the files of rows that belong to the present configuration."""
     return [path for folder in (RESULTS, FAILURES, REFERENCES) for path in run.files(folder)]
 
 

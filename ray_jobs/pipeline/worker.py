@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ipsolve.cells import Cell
+from ray_jobs.pipeline.isolation import BrokenDeviceError
 from ray_jobs.pipeline.memory import keep_freed_memory
 from ray_jobs.pipeline.storage import Failure, Outcome, Storage
 
@@ -100,12 +102,16 @@ class Worker:
             notes.append(f"the process died on a batch of {len(image_ids)} ({cell}): repeating it image by image")
             done = sum(self._complete(cell, [name], images[[i]], notes) for i, name in enumerate(image_ids))
         elif deaths >= MAX_DEATHS:
-            reason = f"its process died {deaths} times"
+            last = self.storage.reason(cell, image_ids)
+            reason = f"its process died {deaths} times{f': {last}' * bool(last)}"
             notes.append(f"{image_ids[0]} ({cell}): {reason}")
             self.storage.save(cell, image_ids, pa.table({}), [Failure.of(cell, image_ids[0], "crash", reason)])
             done = 0
         else:
-            outcome = self.evaluator.evaluate(cell, image_ids, images)
+            try:
+                outcome = self.evaluator.evaluate(cell, image_ids, images)
+            except BrokenDeviceError as error:
+                self._die(cell, image_ids, str(error))
             self.storage.save(cell, image_ids, outcome.rows, outcome.failures)
             notes.extend(outcome.notes)
             if cell.is_reference:  # its failures have no file: the image itself was read, and its cells have their rows
@@ -113,3 +119,8 @@ class Worker:
             done = len(outcome.rows)
         self.storage.end(cell, image_ids)
         return done
+
+    def _die(self, cell: Cell, image_ids: Sequence[str], reason: str) -> NoReturn:
+        """End this process; Ray starts another, which finds the attempt and its reason."""
+        self.storage.give_reason(cell, image_ids, reason)
+        os._exit(1)

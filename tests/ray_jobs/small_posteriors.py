@@ -61,7 +61,7 @@ def do(trial: PosteriorExperiment) -> Plan:
     tidy(RunFolder(trial.config.run_location), trial.all_cells, set(trial.image_ids))
     plan = Plan.of(trial)
     worker, load = Worker(SamplingWork.of(trial)), loader(trial)
-    for cell, indices in plan.batches:
+    for cell, indices in plan.schedule().batches():
         worker.process(load(cell, indices))
     return plan
 

@@ -31,6 +31,7 @@ from ray_jobs.pipeline.worker import Worker
 from ray_jobs.pipeline.workload import Workload
 
 SIZE = 16
+ROOT = Path(__file__).parents[2]
 Rows = dict[tuple[str, str, int, str], float]
 
 
@@ -60,9 +61,9 @@ def do(trial: Experiment, batches: int | None = None) -> Plan:
     run = RunFolder(trial.config.run_location)
     tidy(run, [trial.reference_cell, *trial.cells], set(trial.image_ids))
     plan = Plan.of(trial)
-    if plan.batches:
+    if plan.num_batches:
         worker = Worker(Workload.of(trial))
-        for cell, indices in plan.batches[:batches]:
+        for cell, indices in plan.schedule().batches(0, batches):
             worker.process(load(trial.source, cell, indices, trial.image_size))
     return plan
 
@@ -127,6 +128,18 @@ class Raises(Faulty):
     def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
         if bool(brightest(y).any()):
             raise ZeroDivisionError("this image\nis too bright")
+        return x_hat
+
+
+@dataclass(frozen=True)
+class BrokenDevice(Faulty):
+    """Breaks the device of its process, as an illegal access in a kernel does."""
+
+    name: ClassVar[str] = "broken_device"
+
+    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
+        if bool(brightest(y).any()):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return x_hat
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ray_jobs.pipeline.evaluator import Evaluator, Outcome
 from ray_jobs.pipeline.reading import load
 from ray_jobs.pipeline.worker import MAX_DEATHS, Worker
 from ray_jobs.pipeline.workload import Workload
-from tests.ray_jobs.small_runs import NotANumber, OutOfMemory, Raises, experiment
+from tests.ray_jobs.small_runs import BrokenDevice, NotANumber, OutOfMemory, Raises, experiment
 
 DETERMINED = ("psnr", "ssim", "consistency", *COUNTS)
 SOLVERS = {
@@ -152,6 +153,32 @@ def test_a_batch_that_killed_its_process_is_repeated_image_by_image(tmp_path: Pa
         (ids[1], "crash", "its process died 3 times")
     ]
     assert sorted(run.results(["image_id"])["image_id"].to_pylist()) == sorted([ids[0], ids[2]])
+
+
+def test_a_broken_device_ends_the_process_and_its_reason_is_recorded(tmp_path: Path) -> None:
+    # what CUDA answers from then on to every call of a process: another image would be charged with it
+    trial = experiment(tmp_path, {"faulty": BrokenDevice()}, compute={"batch_size": 5})
+    folder = trial.config.run_location
+    cell = next(cell for cell in trial.cells if cell.solver == "faulty")
+    batch = load(trial.source, cell.hash, list(range(5)), trial.image_size)
+    processes = multiprocessing.get_context("fork")  # a real death each time
+    deaths = 0
+    while True:  # as Ray does: another process, the same batch
+        actor = processes.Process(target=lambda: Worker(Workload.of(trial)).process(batch))
+        actor.start()
+        actor.join()
+        if actor.exitcode == 0:
+            break
+        deaths += 1
+        assert actor.exitcode == 1
+        assert deaths <= 1 + 5 * MAX_DEATHS
+    failures = RunFolder(folder).failures().to_pylist()
+    results = RunFolder(folder).results(["image_id"], solver="faulty")["image_id"].to_pylist()
+    assert sorted([*results, *(row["image_id"] for row in failures)]) == sorted(trial.image_ids)
+    assert results
+    assert failures
+    reason = "its process died 3 times: RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert {(row["stage"], row["error"]) for row in failures} == {("crash", reason)}
 
 
 def test_an_unreadable_image_costs_itself_only(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_batches_of_the_cells_are_interleaved(tmp_path: Path) -> None:
     trial = experiment(tmp_path)
     plan = Plan.of(trial)
     reference, pinv, ddnm = trial.reference_cell.hash, *(cell.hash for cell in trial.cells)
-    assert plan.batches == [
+    assert list(plan.schedule().batches()) == [
         *((name, [0, 1]) for name in (reference, pinv, ddnm)),
         *((name, [2, 3]) for name in (reference, pinv, ddnm)),
         *((name, [4]) for name in (reference, pinv, ddnm)),
@@ -30,15 +30,17 @@ def test_batches_of_the_cells_are_interleaved(tmp_path: Path) -> None:
 def test_the_rows_of_the_source_are_bounded(tmp_path: Path) -> None:
     trial = experiment(tmp_path, data={"source": "portraits:test", "limit": 3000}, compute={"batch_size": 1})
     plan = Plan.of(trial)
-    assert len(plan.batches) == 9000
-    assert len(plan.chunks()) <= 1024
+    assert plan.num_batches == len(plan.schedule()) == 9000
+    chunks = plan.schedule().chunks(1024)
+    assert len(chunks) <= 1024
+    assert [k for start, stop in chunks for k in range(start, stop)] == list(range(9000))
 
 
 def test_a_finished_run_leaves_nothing_to_do(tmp_path: Path) -> None:
     trial = experiment(tmp_path)
     assert do(trial).images_missing == 15
     before = rows(trial)
-    assert do(trial).batches == []
+    assert do(trial).images_missing == 0
     assert rows(trial) == before
     assert len(RunFolder(trial.config.run_location).references()) == 5
 
@@ -89,7 +91,7 @@ def test_a_changed_setting_is_set_aside_and_comes_back(tmp_path: Path) -> None:
 def test_fewer_images_are_a_smaller_run(tmp_path: Path) -> None:
     trial = experiment(tmp_path)
     do(trial)
-    compact(RunFolder(trial.config.run_location), [trial.reference_cell, *trial.cells])
+    compact(RunFolder(trial.config.run_location))
     fewer = experiment(tmp_path, data={"source": "portraits:test", "limit": 3})
     assert do(fewer).images_missing == 0
     assert {key[3] for key in rows(fewer)} == set(fewer.image_ids)
@@ -104,7 +106,7 @@ def test_compaction_keeps_every_row(tmp_path: Path) -> None:
     do(trial)
     run, before = RunFolder(trial.config.run_location), rows(trial)
     small = run.files("results")
-    compact(run, [trial.reference_cell, *trial.cells])
+    compact(run)
     assert len(small) == 6
     assert len(run.files("results")) == 2
     assert len(run.files("references")) == 1
@@ -116,7 +118,7 @@ def test_a_compaction_that_was_killed_is_put_right(tmp_path: Path) -> None:
     do(trial)
     run, before = RunFolder(trial.config.run_location), rows(trial)
     kept = {path: Path(path).read_bytes() for path in run.files("results")}
-    compact(run, [trial.reference_cell, *trial.cells])
+    compact(run)
     for path in list(kept)[1:]:  # killed before it deleted these
         Path(path).write_bytes(kept[path])
     assert len(run.results(["psnr"])) == len(before)

@@ -30,7 +30,7 @@ def write_config(trial: PosteriorExperiment) -> RunFolder:
 
 def test_every_problem_is_done_once_by_every_solver_that_is_for_it(tmp_path: Path) -> None:
     trial = experiment(tmp_path)
-    assert sum(len(indices) for _, indices in do(trial).batches) == 2 * 4 + 3 * 5
+    assert do(trial).images_missing == 2 * 4 + 3 * 5
     found = rows(trial)
     assert set(found.index) == {
         (task, solver, 0, f"{task}/{index:03}")
@@ -41,7 +41,7 @@ def test_every_problem_is_done_once_by_every_solver_that_is_for_it(tmp_path: Pat
     noise = found["noise_std"].unstack("solver")  # all solvers see the same problem, and each problem is another
     assert (noise.nunique(axis=1) == 1).all()
     assert noise[EXACT].nunique() == 5
-    assert do(trial).batches == []
+    assert do(trial).images_missing == 0
 
 
 def test_a_sample_does_not_depend_on_how_many_are_solved_together(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_run_that_diverges_is_a_failure_with_its_count(tmp_path: Path) -> None
     assert {row["image_id"] for row in failures} == set(trial.image_ids)
     assert {(row["solver"], row["stage"]) for row in failures} == {("diverges", "solve")}
     assert all("of 20 samples have values that are NaN or Inf" in row["error"] for row in failures)
-    assert do(trial).batches == []  # it would fail again
+    assert do(trial).images_missing == 0  # it would fail again
 
 
 def test_all_particles_are_kept_as_their_weights_say(tmp_path: Path) -> None:
