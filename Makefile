@@ -17,8 +17,8 @@ help: ## print the targets
 demo: .venv ## compare solvers on the built-in portraits, a few minutes on two cores
 	$(BIN)/python -m ray_jobs.evaluate configs/demo.yaml
 
-test: .venv ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: .venv ## run the tests, a process per core (PYTEST_ARGS="..." for a part of them)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(PYTEST_ARGS)
 
 lint: .venv ## check style and types
 	$(BIN)/ruff check .

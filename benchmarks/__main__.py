@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks import record
 from benchmarks.harness import ROOT, Options, Skipped, cores
 
-BENCHMARKS = ("projection", "frechet", "solvers", "engine", "resample", "ldm_vq4")  # short ones first
+BENCHMARKS = ("projection", "frechet", "solvers", "engine", "faults", "resample", "ldm_vq4")  # short ones first
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 

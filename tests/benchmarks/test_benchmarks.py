@@ -12,6 +12,8 @@ from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.timed_prior import TimedPrior
 from ipsolve.priors import load_prior
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 COLUMNS = {
     "projection": {"task", "method", "ms per image", "residual", "error"},
     "frechet": {"method", "statistics s", "peak MiB", "distance", "relative difference"},

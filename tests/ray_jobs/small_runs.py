@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from ipsolve.config import Config
 from ipsolve.experiment import Experiment
-from ipsolve.measurement import Measurement
-from ipsolve.operators.base import Operator
-from ipsolve.priors import Prior
-from ipsolve.randomness import ImageRng
 from ipsolve.results import RunFolder
 from ipsolve.solvers import Solver
-from ipsolve.solvers.pseudo_inverse import PseudoInverse
 from ipsolve.validation import build
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.reading import load
@@ -80,91 +70,3 @@ def rows(trial: Experiment) -> Rows:
 def close(expected: Rows) -> object:
     """Equal to the tolerance within which an image does not depend on its batch in float32."""
     return pytest.approx(expected, abs=1e-3)
-
-
-class Faulty(Solver):
-    """Answers as ``pseudo_inverse`` does, after a fault."""
-
-    paper: ClassVar[str] = "none"
-    family: ClassVar[str] = "test"
-
-    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
-        return x_hat
-
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        return self.fault(measurement.y, PseudoInverse().solve(measurement, operator, prior, rng))
-
-
-def brightest(y: Tensor) -> Tensor:
-    """Return which image of a batch has a mean above -0.2: some of the portraits, whatever the batch."""
-    return y.flatten(1).mean(1) > -0.2
-
-
-@dataclass(frozen=True)
-class NotANumber(Faulty):
-    name: ClassVar[str] = "not_a_number"
-
-    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
-        return torch.where(brightest(y)[:, None, None, None], torch.nan, x_hat)
-
-
-@dataclass(frozen=True)
-class OutOfMemory(Faulty):
-    """Has room for ``room`` images."""
-
-    name: ClassVar[str] = "out_of_memory"
-    room: int = 1
-
-    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
-        if len(y) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return x_hat
-
-
-@dataclass(frozen=True)
-class Raises(Faulty):
-    name: ClassVar[str] = "raises"
-
-    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
-        if bool(brightest(y).any()):
-            raise ZeroDivisionError("this image\nis too bright")
-        return x_hat
-
-
-@dataclass(frozen=True)
-class BrokenDevice(Faulty):
-    """Breaks the device of its process, as an illegal access in a kernel does."""
-
-    name: ClassVar[str] = "broken_device"
-
-    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
-        if bool(brightest(y).any()):
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return x_hat
-
-
-@dataclass(frozen=True)
-class Poison(Faulty):
-    """Kills its process, as a fault in native code does."""
-
-    name: ClassVar[str] = "poison"
-
-    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
-        if bool(brightest(y).any()):
-            os._exit(1)
-        return x_hat
-
-
-@dataclass(frozen=True)
-class Slow(Faulty):
-    """Sleeps, and leaves the number of its process behind."""
-
-    name: ClassVar[str] = "slow"
-    seconds: float = 1.0
-    pid_folder: str = ""
-
-    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
-        if self.pid_folder:
-            Path(self.pid_folder, f"{os.getpid()}-{time.monotonic_ns()}").touch()
-        time.sleep(self.seconds)
-        return x_hat

@@ -27,6 +27,8 @@ from ray_jobs.evaluate import evaluate
 from ray_jobs.pipeline import cluster
 from tests.ray_jobs.small_runs import NotANumber, Poison, Slow, close, do, experiment, mapping, rows
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).parents[2]
 
 

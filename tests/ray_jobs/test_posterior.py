@@ -20,6 +20,8 @@ from ray_jobs.posterior import measure
 from tests.ray_jobs.small_posteriors import Diverges, do, experiment, rows
 from tests.ray_jobs.test_posterior_files import DETERMINED
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:

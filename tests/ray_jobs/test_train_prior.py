@@ -29,6 +29,8 @@ from ray_jobs.training.networks import new_autoencoder, noise_scheduler
 from ray_jobs.training.shards import Shards
 from ray_jobs.training.tracking import Tracker
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 CONFIGS = Path(__file__).parents[2] / "configs" / "priors"
 TINY = {
     "name": "tiny",

@@ -26,6 +26,8 @@ from ray_jobs.pipeline import cluster
 from tests.tuning.small_sweeps import STD, CountedPrior, mapping, sweep
 from tuning.sweep import main, run_sweep
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).parents[2]
 
 

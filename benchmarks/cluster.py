@@ -1,0 +1,130 @@
+"""A Ray cluster of several nodes on this machine, by real ``ray start``, ended by the pids of its own processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+START_SECONDS = 180.0
+OBJECT_STORE_BYTES = 200 * 2**20
+
+
+class LocalCluster:
+    """A head, and workers that come and go. Make it with :func:`local_cluster`.
+
+    Args:
+        folder: of the nodes' logs.
+        num_cpus: logical, of the head.
+        dashboard: whether jobs can be submitted.
+    """
+
+    def __init__(self, folder: Path, num_cpus: int, dashboard: bool) -> None:
+        self.folder = folder
+        port, self.dashboard_port = free_port(), free_port()
+        self.address = f"127.0.0.1:{port}"
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        board = [f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
+        self.head = self._start(
+            ["--head", f"--port={port}", f"--dashboard-port={self.dashboard_port}", *board], num_cpus
+        )
+
+    @property
+    def jobs(self) -> str:
+        """Where jobs are submitted."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    def add_worker(self, num_cpus: int) -> subprocess.Popen[bytes]:
+        """Start another node and wait until it has joined."""
+        return self._start([f"--address={self.address}"], num_cpus)
+
+    def remove(self, node: subprocess.Popen[bytes]) -> None:
+        """Take a node away as a power cut does: all its processes at once, without a word."""
+        family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=30)
+        node.wait()
+        self._nodes.remove(node)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes of the nodes."""
+        return [each for node in self._nodes for each in psutil.Process(node.pid).children(recursive=True)]
+
+    def actors(self) -> list[psutil.Process]:
+        """Return the processes of the solver actors."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
+                if process.cmdline()[0].startswith("ray::MapWorker"):
+                    found.append(process)
+        return found
+
+    def stop(self) -> None:
+        """End all nodes, the head last."""
+        for node in reversed(self._nodes):
+            family = psutil.Process(node.pid).children(recursive=True) if node.poll() is None else []
+            node.send_signal(signal.SIGTERM)
+            _, left = psutil.wait_procs(family, timeout=20)
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                node.wait(20)
+            node.kill()
+        self._nodes.clear()
+
+    def _start(self, words: list[str], num_cpus: int) -> subprocess.Popen[bytes]:
+        ports = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port")]
+        line = [
+            *(str(Path(sys.executable).with_name("ray")), "start", "--block", "--node-ip-address=127.0.0.1"),
+            *(*words, *ports, f"--num-cpus={num_cpus}", "--num-gpus=0", "--disable-usage-stats"),
+            f"--object-store-memory={OBJECT_STORE_BYTES}",
+        ]
+        log = self.folder / f"node{len(self._nodes)}-{time.monotonic_ns()}.log"
+        patient = os.environ | {"RAY_raylet_start_wait_time_s": str(int(START_SECONDS))}  # not 30
+        with log.open("wb") as stream:
+            node = subprocess.Popen(line, stdout=stream, stderr=subprocess.STDOUT, cwd=self.folder, env=patient)
+        self._nodes.append(node)
+        deadline = time.monotonic() + START_SECONDS
+        while "Ray runtime started" not in log.read_text(errors="replace"):
+            if node.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"ray start did not come up: {log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.2)
+        return node
+
+
+@contextmanager
+def local_cluster(folder: Path, num_cpus: int, dashboard: bool = False) -> Iterator[LocalCluster]:
+    """Start a head, make it the cluster of this process (``RAY_ADDRESS``), and end it all."""
+    before = os.environ.get("RAY_ADDRESS")
+    cluster = LocalCluster(folder, num_cpus, dashboard)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    try:
+        yield cluster
+    finally:
+        import ray
+
+        ray.shutdown()
+        if before is None:
+            del os.environ["RAY_ADDRESS"]
+        else:
+            os.environ["RAY_ADDRESS"] = before
+        cluster.stop()
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on now."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])

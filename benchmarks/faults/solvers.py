@@ -1,0 +1,118 @@
+"""Solvers that misbehave on purpose: each answers as ``pseudo_inverse`` does, after a fault."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from ipsolve.measurement import Measurement
+from ipsolve.operators.base import Operator
+from ipsolve.priors import Prior
+from ipsolve.randomness import ImageRng
+from ipsolve.solvers import Solver
+from ipsolve.solvers.pseudo_inverse import PseudoInverse
+
+
+class Faulty(Solver):
+    """Has a fault."""
+
+    paper: ClassVar[str] = "none"
+    family: ClassVar[str] = "test"
+
+    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
+        return x_hat
+
+    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
+        return self.fault(measurement.y, PseudoInverse().solve(measurement, operator, prior, rng))
+
+
+def brightest(y: Tensor) -> Tensor:
+    """Return which image of a batch has a mean above -0.2: some of the portraits, whatever the batch."""
+    return y.flatten(1).mean(1) > -0.2
+
+
+@dataclass(frozen=True)
+class NotANumber(Faulty):
+    """Answers some images with ``value``."""
+
+    name: ClassVar[str] = "not_a_number"
+    value: float = float("nan")
+
+    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
+        return torch.where(brightest(y)[:, None, None, None], self.value, x_hat)
+
+
+@dataclass(frozen=True)
+class OutOfMemory(Faulty):
+    """Has room for ``room`` images."""
+
+    name: ClassVar[str] = "out_of_memory"
+    room: int = 1
+
+    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
+        if len(y) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return x_hat
+
+
+@dataclass(frozen=True)
+class Raises(Faulty):
+    """Fails for some images."""
+
+    name: ClassVar[str] = "raises"
+
+    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
+        if bool(brightest(y).any()):
+            raise ZeroDivisionError("this image\nis too bright")
+        return x_hat
+
+
+@dataclass(frozen=True)
+class BrokenDevice(Faulty):
+    """Breaks the device of its process, as an illegal access in a kernel does."""
+
+    name: ClassVar[str] = "broken_device"
+
+    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
+        if bool(brightest(y).any()):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return x_hat
+
+
+@dataclass(frozen=True)
+class Poison(Faulty):
+    """Kills its process, as a fault in native code does."""
+
+    name: ClassVar[str] = "poison"
+
+    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
+        if bool(brightest(y).any()):
+            os._exit(1)
+        return x_hat
+
+
+@dataclass(frozen=True)
+class Slow(Faulty):
+    """Sleeps as a GPU would compute, and leaves a file for each image that it was called for.
+
+    Args:
+        seconds: for an image.
+        calls: a folder; each call leaves the number of its process in it. Empty: nothing is left.
+    """
+
+    name: ClassVar[str] = "slow"
+    seconds: float = 1.0
+    calls: str = ""
+
+    def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
+        if self.calls:
+            for _ in y:
+                Path(self.calls, f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        time.sleep(self.seconds * len(y))
+        return x_hat
