@@ -129,8 +129,11 @@ step "ray up: the head, 127.0.0.1"
 ray up --yes --no-config-cache --disable-usage-stats "$work/cluster.yaml" < /dev/null &> "$work/up.log" ||
     fail "ray up failed"
 
+step "ray dashboard: the job server of the head, here"
+ray dashboard --port 8266 --remote-port 8265 --no-config-cache "$work/cluster.yaml" < /dev/null &> "$work/forward.log" &
+export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8266
+
 step "waiting for the worker, 127.0.0.2: the autoscaler starts it, over ssh from the head"
-export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265
 until ray list nodes --format json 2> "$work/nodes.log" | grep -q '"node_ip": "127.0.0.2"'; do
     ((SECONDS < 300)) || fail "no worker after $SECONDS s"
     sleep 2
