@@ -72,4 +72,4 @@ def lacking() -> str:
 
 
 def _amounts(bundle: Mapping[str, float]) -> str:
-    return " + ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+    return " + ".join(f"{amount:g} {name}" for name, amount in sorted(bundle.items(), reverse=True))

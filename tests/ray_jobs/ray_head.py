@@ -27,7 +27,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 JOB = ("python", "-m", "ray_jobs.evaluate")
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
     """Return when ``condition`` holds; fail when it does not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -53,11 +53,12 @@ class Head:
 
     def ray(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command of Ray's command line from the root of the repository."""
-        return subprocess.run([RAY, *words], cwd=ROOT, env=env or self.env, capture_output=True, text=True, timeout=240)
+        return subprocess.run([RAY, *words], cwd=ROOT, env=env or self.env, capture_output=True, text=True, timeout=400)
 
     def submit(self, name: str, *words: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
         """Submit ``words`` as docs/cluster.md says; wait for the end of the job, or return when it is on its way."""
         options = ["--submission-id", name, "--runtime-env", "deploy/runtime_env.yaml", "--working-dir", "."]
+        options += ["--metadata-json", json.dumps({"git_commit": "the one submitted"})]
         return self.ray("job", "submit", *options, *([] if wait else ["--no-wait"]), "--", *words)
 
     def get(self, path: str) -> Any:

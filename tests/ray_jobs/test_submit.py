@@ -34,6 +34,7 @@ def seconds(run: RunFolder) -> dict[str, float]:
     return {row["image_id"]: row["seconds"] for row in run.results(["image_id", "seconds"]).to_pylist()}
 
 
+@pytest.mark.timeout(900)  # two jobs, which a busy machine makes slow
 def test_a_stopped_job_leaves_a_run_that_the_same_command_completes(head: Head, tmp_path: Path) -> None:
     changes = {
         "data": {"source": "portraits:test", "limit": 6},
@@ -44,7 +45,7 @@ def test_a_stopped_job_leaves_a_run_that_the_same_command_completes(head: Head, 
     run = RunFolder(tmp_path / "small")
     submitted = head.submit("first", *command, wait=False)
     assert submitted.returncode == 0, submitted.stderr
-    wait_for(lambda: len(run.files("results")) >= 2)
+    wait_for(lambda: len(run.files("results")) >= 2, 400)
     assert head.ray("job", "stop", "first").returncode == 0
     assert head.job("first")["status"] == "STOPPED"
     status = run.read_json("status.json")
@@ -62,6 +63,7 @@ def test_a_stopped_job_leaves_a_run_that_the_same_command_completes(head: Head, 
     assert f"on the cluster at {head.address}" in head.log("second")
     provenance = run.read_json("provenance.json")
     assert (provenance["ray_job_id"], provenance["earlier"][0]["ray_job_id"]) == ("second", "first")
+    assert provenance["git_commit"] == "the one submitted"
 
 
 def test_a_wrong_request_is_one_line_in_the_log_and_exit_code_2(head: Head, tmp_path: Path) -> None:
