@@ -13,6 +13,7 @@ from typing import Any
 
 from ipsolve.config import Compute
 from ipsolve.errors import RequestError
+from ray_jobs.pipeline.autoscaling import nodes_to_come, total
 
 READERS = 2  # logical CPUs that no solver actor may take
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -53,25 +54,30 @@ def plan_share(compute: Compute, num_batches: int) -> Share:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _share(compute, num_batches, cores, torch.cuda.device_count(), f"this machine ({cores} cores)")
+    return _share(compute, num_batches, cores, torch.cuda.device_count(), cores, f"this machine ({cores} cores)")
 
 
-def _share(compute: Compute, num_batches: int, cores: int, num_gpus: float, where: str) -> Share:
+def _share(compute: Compute, num_batches: int, cores: int, num_gpus: float, largest: int, where: str) -> Share:
     gpus = (1.0 if num_gpus else 0.0) if compute.gpus_per_actor == "auto" else compute.gpus_per_actor
     if gpus > num_gpus and cluster_address() is None:
         raise RequestError(f"compute.gpus_per_actor: {gpus:g} asked for, this machine has {num_gpus:g} GPUs")
-    cpus = max(1, cores // 8) if compute.cpus_per_actor == "auto" else compute.cpus_per_actor
+    cpus = max(1, min(cores // 8, largest)) if compute.cpus_per_actor == "auto" else compute.cpus_per_actor
     most = int(num_gpus / gpus) if gpus else cores // cpus
     actors = max(most, 1) if compute.num_actors == "auto" else compute.num_actors
     return Share(min(actors, max(num_batches, 1)), gpus, cpus, where)
 
 
-def _cluster_resources() -> tuple[int, float]:
+def _cluster_resources() -> tuple[int, float, int]:
+    """Return the CPUs for actors and the GPUs of the cluster at its largest, and the CPUs of its largest node."""
     connect(0)
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return max(int(resources.get("CPU", 1)) - READERS, 1), resources.get("GPU", 0.0)
+    up = [(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    possible = nodes_to_come()
+    largest = max(int(resources.get("CPU", 0)) for _, resources in [*up, *possible])
+    # the nodes that are up may be some of those that can be
+    cpus, gpus = (max(total(up, kind), total(possible, kind)) for kind in ("CPU", "GPU"))
+    return max(int(cpus) - READERS, 1), gpus, largest
 
 
 def connect(num_cpus: int) -> None:

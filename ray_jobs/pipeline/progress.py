@@ -1,16 +1,19 @@
-"""How far the run is: a live bar on a terminal, a line every few seconds in a log file."""
+"""How far the run is: a live bar on a terminal, a line every few seconds in a log file, and why nothing happens yet."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Any, TextIO
 
 from ipsolve.cells import Cell
+from ray_jobs.pipeline.autoscaling import lacking
 from ray_jobs.pipeline.plan import Plan
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_OF_PATIENCE = 60.0
 
 
 class Progress:
@@ -26,6 +29,7 @@ class Progress:
         self.start = self.first = self.spoken = time.monotonic()
         self.first_done = 0
         self._bar: Any = None
+        self._moving = threading.Event()  # a batch is done, or all is over
 
     def __enter__(self) -> Progress:
         if self.stream.isatty():
@@ -38,11 +42,13 @@ class Progress:
             self._task = self._bar.add_task("starting the actors", total=self.total)
         else:
             self._print(f"starting the actors; {self.total} {self.unit} to do")
+        threading.Thread(target=self._explain, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._moving.set()
         if self._bar is not None:
             self._bar.stop()
         elif self.done or self.failed:
@@ -50,6 +56,7 @@ class Progress:
 
     def update(self, report: dict[str, Any]) -> None:
         """Take in the report of one batch."""
+        self._moving.set()
         count = report["done"] + report["failed"]
         if not self.done + self.failed:
             self.first, self.first_done = time.monotonic(), count
@@ -64,6 +71,15 @@ class Progress:
             self._print(self._line())
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done + self.failed, description=self._line())
+
+    def _explain(self) -> None:
+        """Say what is waited for while no batch comes back: a GPU that does not come would be waited for in silence."""
+        while not self._moving.wait(SECONDS_OF_PATIENCE):
+            try:
+                state = lacking()
+            except Exception as error:  # a message must not end a run, and Ray may be going down
+                state = f"the cluster does not say why ({type(error).__name__})"
+            self._print(f"  no batch is done yet: {state}")
 
     def facts(self) -> dict[str, Any]:
         """Return how far this stretch of work is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -41,10 +42,12 @@ def describe(experiment: Grid, share: str, before: dict[str, Any] | None = None,
     if before and not work and before["end"]:
         return before
     earlier = [*before.pop("earlier", []), before] if before else []
+    job = _job()
+    dirty = _git("status", "--porcelain")
     return {
         "ipsolve": __version__,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_commit": _git("rev-parse", "HEAD") or job.get("git_commit"),
+        "git_dirty": None if dirty is None else bool(dirty),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -53,11 +56,17 @@ def describe(experiment: Grid, share: str, before: dict[str, Any] | None = None,
         "units": UNITS,
         **experiment.origin(),
         "cells": {cell.hash: str(cell) for cell in experiment.all_cells},
-        "ray_job_id": os.environ.get("RAY_JOB_SUBMISSION_ID"),
+        "ray_job_id": job.get("job_submission_id"),
         "start": now(),
         "end": None,
         "earlier": earlier,
     }
+
+
+def _job() -> dict[str, str]:
+    """Return the metadata of the Ray job this is: its id, and what was submitted with it, such as the commit."""
+    described: dict[str, dict[str, str] | None] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return described.get("metadata") or {}
 
 
 def now() -> str:
