@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import reason
 from ipsolve.results import RunFolder
+from ipsolve.secrets import redact
 from ray_jobs import cli
 from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.isolation import one_line
@@ -29,7 +31,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[], tuple[int, str]]) -
     try:
         _status(run, "running", None, "")
     except OSError as error:
-        raise RequestError(f"output: cannot write to {run.root!r}: {one_line(error)}") from None
+        raise RequestError(f"output: cannot write to {run.location!r}: {reason(error)}") from None
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         code, message = work()
@@ -41,7 +43,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[], tuple[int, str]]) -
         raise
     except Exception as error:  # the outermost handler of a command: one line for the person, the rest for the file
         # an error from an actor carries a traceback in its text, and what happened is the last line of it
-        message = (str(error).strip().splitlines() or [one_line(error)])[-1][:500]
+        message = redact((str(error).strip().splitlines() or [one_line(error)])[-1])[:500]
         _status(run, "broken off", cli.FAILED, message, traceback.format_exc())
         print(
             f"the {kind} broke off: {message}\nwhat was solved is kept; the same command goes on from here",
@@ -63,7 +65,7 @@ def _status(run: RunFolder, state: str, exit_code: int | None, message: str, det
     except OSError:
         if exit_code is None:
             raise
-        print(f"cannot write status.json in {run.root}", file=sys.stderr)
+        print(f"cannot write status.json in {run.location}", file=sys.stderr)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

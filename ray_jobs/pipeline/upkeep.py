@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +22,6 @@ from ray_jobs.pipeline.storage import file_name, folder_of, read_ids
 
 Index = dict[str, list[str]]  # image ids by file
 COMPACT_BYTES = 256 * 2**20
-_SCAN_THREADS = 16
 
 
 def scan(run: RunFolder, files: Iterable[str]) -> tuple[Index, list[str]]:
@@ -36,8 +34,7 @@ def scan(run: RunFolder, files: Iterable[str]) -> tuple[Index, list[str]]:
             return None
 
     paths = list(files)
-    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        found = dict(zip(paths, pool.map(ids, paths), strict=True))
+    found = dict(zip(paths, run.each(ids, paths), strict=True))
     return {path: names for path, names in found.items() if names is not None}, [p for p in paths if found[p] is None]
 
 
@@ -51,26 +48,26 @@ def tidy(run: RunFolder, cells: Iterable[Cell], wanted: set[str], retry_failed: 
     """
     notes: list[str] = []
     by_hash = {cell.hash: cell for cell in cells}
-    run.filesystem.create_dir(run.root, recursive=True)
-    if run.exists(ATTEMPTS):  # deaths are counted within one driver's life: starting again is a new chance
-        run.filesystem.delete_dir_contents(run.path(ATTEMPTS))
+    if torn_writes := run.sweep():
+        notes.append(f"{torn_writes} files that a killed process left half written were deleted")
+    run.empty(ATTEMPTS)  # deaths are counted within one driver's life: starting again is a new chance
     stale = [path for path in _rows(run) if cell_of(path) not in by_hash]
     for path in stale:
-        _move(run, path, run.path(SUPERSEDED, cell_of(path), _kind(run, path), os.path.basename(path)))
+        run.move(path, run.path(SUPERSEDED, cell_of(path), _kind(run, path), os.path.basename(path)))
     if stale:
         moved = len({cell_of(path) for path in stale})
         notes.append(f"rows of {moved} cells that are not in this configuration moved to {SUPERSEDED}/")
-    for name, cell in by_hash.items():
-        for path in run.files(SUPERSEDED, name):
-            kind = os.path.basename(os.path.dirname(path))
-            _move(run, path, run.path(*((FAILURES,) if kind == FAILURES else folder_of(cell)), os.path.basename(path)))
+    for path in run.files(SUPERSEDED):
+        name, *_, kind = os.path.dirname(path).removeprefix(run.path(SUPERSEDED)).strip("/").split("/")
+        if name in by_hash:
+            folder = (FAILURES,) if kind == FAILURES else folder_of(by_hash[name])
+            run.move(path, run.path(*folder, os.path.basename(path)))
     if retry_failed:
-        for path in run.files(FAILURES):
-            run.filesystem.delete_file(path)
+        run.delete(run.files(FAILURES))
     index, torn = scan(run, _rows(run))
     for path in torn:
         notes.append(f"torn file {os.path.basename(path)} moved to {SUPERSEDED}/torn; its images are done again")
-        _move(run, path, run.path(SUPERSEDED, "torn", os.path.basename(path)))
+        run.move(path, run.path(SUPERSEDED, "torn", os.path.basename(path)))
     _each_once(run, index, wanted)
     return notes
 
@@ -103,35 +100,30 @@ def compact(run: RunFolder, cells: Iterable[Cell]) -> None:
     """Gather the small files of each cell into few of at most 256 MB."""
     by_hash = {cell.hash: cell for cell in cells}
     groups: dict[str, list[str]] = defaultdict(list)
-    for path in _rows(run):
+    sizes = {path: size for folder in (RESULTS, FAILURES, REFERENCES) for path, size in run.sizes(folder).items()}
+    for path in sizes:
         groups[f"{cell_of(path)}/{_kind(run, path)}"].append(path)
     for group in groups.values():
         cell, heap, size = by_hash[cell_of(group[0])], list[str](), 0
         for path in group:
-            size_of_path = run.filesystem.get_file_info(path).size
-            if size_of_path > COMPACT_BYTES // 2:
+            if sizes[path] > COMPACT_BYTES // 2:
                 continue
-            if heap and size + size_of_path > COMPACT_BYTES:
+            if heap and size + sizes[path] > COMPACT_BYTES:
                 _merge(run, cell, heap)
                 heap, size = [], 0
             heap.append(path)
-            size += size_of_path
+            size += sizes[path]
         _merge(run, cell, heap)
 
 
 def _merge(run: RunFolder, cell: Cell, paths: list[str]) -> None:
     if len(paths) < 2:
         return
-    tables = []
-    for path in paths:
-        with run.filesystem.open_input_file(path) as file:
-            tables.append(pq.read_table(file))
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables(run.each(lambda path: _read(run, path), paths))
     target = f"{os.path.dirname(paths[0])}/{file_name(cell.hash, table['image_id'].to_pylist())}"
     run.write_table(target, table)
-    for path in paths:  # after the write: a crash here leaves rows twice, which tidy and every reader put right
-        if path != target:
-            run.filesystem.delete_file(path)
+    # after the write: a crash here leaves rows twice, which tidy and every reader put right
+    run.delete(path for path in paths if path != target)
 
 
 def _each_once(run: RunFolder, index: Index, wanted: set[str]) -> None:
@@ -142,8 +134,7 @@ def _each_once(run: RunFolder, index: Index, wanted: set[str]) -> None:
         keep = [name in wanted and name not in seen[cell] for name in ids]
         extra = [name not in wanted for name in ids]
         if not all(keep):
-            with run.filesystem.open_input_file(path) as file:
-                table = pq.read_table(file)
+            table = _read(run, path)
             if any(extra):
                 aside = table.filter(pa.array(extra))
                 name = file_name(cell, aside["image_id"].to_pylist())
@@ -163,6 +154,6 @@ def _kind(run: RunFolder, path: str) -> str:
     return path.removeprefix(f"{run.root}/").split("/", 1)[0]
 
 
-def _move(run: RunFolder, source: str, target: str) -> None:
-    run.filesystem.create_dir(os.path.dirname(target), recursive=True)
-    run.filesystem.move(source, target)
+def _read(run: RunFolder, path: str) -> pa.Table:
+    with run.filesystem.open_input_file(path) as file:
+        return pq.read_table(file)
