@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -31,6 +31,7 @@ _S3_ATTEMPTS, _S3_SILENCE_SECONDS, _S3_CONNECT_SECONDS = 3, 10, 5
 _GCS_SECONDS = 10
 _S3_OPTIONS = ("region", "scheme", "endpoint_override")
 _PAUSES = (1.0, 4.0, 15.0, 30.0)
+_OF_STORE = re.compile(r"AWS Error|google::cloud|Azure")
 _LASTING = re.compile(
     r"ACCESS_DENIED|NO_SUCH_|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_SIGNATURE|EXPIRED_TOKEN|"
     r"UNRECOGNIZED_CLIENT|PERMISSION_DENIED|UNAUTHENTICATED|NOT_FOUND|HTTP status 40[0134]|OAuth2"
@@ -94,7 +95,7 @@ def is_local(filesystem: pafs.FileSystem) -> bool:
     return isinstance(filesystem, pafs.LocalFileSystem)
 
 
-def patiently(action: Callable[[], T], pauses: tuple[float, ...] = _PAUSES) -> T:
+def patiently(action: Callable[[], T], pauses: Sequence[float] | None = None) -> T:
     """Return ``action()``, tried again where a store may answer differently in a while, for a minute at most.
 
     On top of what clients do: they give up within seconds, and a batch that was solved for minutes is worth more.
@@ -102,7 +103,7 @@ def patiently(action: Callable[[], T], pauses: tuple[float, ...] = _PAUSES) -> T
     Raises:
         OSError: the last one, or at once what no patience mends (absent, denied, a full disk).
     """
-    for pause in pauses:
+    for pause in _PAUSES if pauses is None else pauses:
         try:
             return action()
         except OSError as error:
@@ -112,11 +113,16 @@ def patiently(action: Callable[[], T], pauses: tuple[float, ...] = _PAUSES) -> T
     return action()
 
 
+def is_of_store(error: OSError) -> bool:
+    """Return whether a store or a system call failed: pyarrow says OSError of damaged data, too."""
+    return error.errno is not None or isinstance(error, TimeoutError) or _OF_STORE.search(str(error)) is not None
+
+
 def _may_pass(error: OSError) -> bool:
-    # errors of local calls have a number; those of stores do not, or that of a socket
-    if error.errno is not None and not isinstance(error, TimeoutError | ConnectionError):
-        return False
-    return not _LASTING.search(str(error))
+    # errors of system calls have a number and last; those of stores do not, or that of a socket
+    if isinstance(error, TimeoutError | ConnectionError):
+        return True
+    return error.errno is None and is_of_store(error) and not _LASTING.search(str(error))
 
 
 def reason(error: BaseException) -> str:
