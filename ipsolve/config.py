@@ -17,6 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import join
 from ipsolve.metrics.base import Weights
 from ipsolve.priors.unet import Precision
 from ipsolve.validation import build
@@ -74,7 +75,7 @@ class RunConfig:
     @property
     def run_location(self) -> str:
         """The folder of this run."""
-        return f"{self.output.rstrip('/')}/{self.name}"
+        return join(self.output, self.name)
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -91,7 +92,7 @@ class Config(RunConfig):
         baseline: the solver that the others are compared with.
         metrics: of images and of sets.
         published: a YAML file of published figures to print beside the measured ones.
-        output: the folder of runs, local or a URI that pyarrow can open.
+        output: the folder of runs: a local path, or a URI as :mod:`ipsolve.filesystems` opens it.
     """
 
     name: RunName

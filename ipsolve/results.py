@@ -8,7 +8,7 @@
       failures/<cell>-<batch>.parquet                    a row per image and seed that has no result, and why
       references/<cell>-<batch>.parquet                  the ground truth and its features, a row per image
       superseded/<cell>/...                              rows of configurations that are no longer the run's
-      attempts/                                          batches in the middle of a solve
+      attempts/                                          batches that were begun, until the work is done
       summary.csv  comparisons.csv  report.html  report.md  figures/
 
 ``<cell>`` is the hash of everything that the numbers of a (task, solver, seed) depend on, ``<batch>`` a hash of its
@@ -18,21 +18,16 @@ file makes pyarrow and pandas refuse the folder.
 
 from __future__ import annotations
 
-import json
 import os
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ipsolve.folder import Folder
 from ipsolve.metrics import METRICS
 
 RESULTS = "results"
@@ -95,60 +90,8 @@ def cell_of(path: str) -> str:
     return os.path.basename(path).split("-", 1)[0]
 
 
-class RunFolder:
-    """A run on any filesystem that pyarrow knows: a local path or a URI such as ``s3://bucket/runs/demo``."""
-
-    def __init__(self, location: str | Path) -> None:
-        if "://" in str(location):
-            self.filesystem, self.root = pafs.FileSystem.from_uri(str(location))
-        else:
-            self.filesystem, self.root = pafs.LocalFileSystem(), os.path.abspath(location)
-
-    @property
-    def local(self) -> bool:
-        return isinstance(self.filesystem, pafs.LocalFileSystem)
-
-    def path(self, *parts: str) -> str:
-        return "/".join((self.root, *parts))
-
-    def exists(self, *parts: str) -> bool:
-        return bool(self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
-
-    def files(self, *parts: str, suffix: str = ".parquet") -> list[str]:
-        """Return the finished files under a folder of the run, sorted; a missing folder has none."""
-        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True, recursive=True)
-        return sorted(
-            info.path
-            for info in self.filesystem.get_file_info(selector)
-            if info.is_file and info.path.endswith(suffix) and not os.path.basename(info.path).startswith(".")
-        )
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file that is never seen half done: all of it or none."""
-        # a local file appears by rename; an object store shows an object only once its upload is complete
-        target = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{uuid.uuid4().hex[:8]}" if self.local else path
-        self.filesystem.create_dir(os.path.dirname(path), recursive=True)
-        with self.filesystem.open_output_stream(target) as stream:
-            stream.write(content)
-        if target != path:
-            self.filesystem.move(target, path)
-
-    def write_table(self, path: str, table: pa.Table) -> None:
-        """Write a Parquet file, all of it or none."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self.write(path, sink.getvalue())
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Return a JSON file of the run, ``{}`` if there is none."""
-        if not self.exists(name):
-            return {}
-        with self.filesystem.open_input_stream(self.path(name)) as stream:
-            content: dict[str, Any] = json.loads(stream.read())
-        return content
-
-    def write_json(self, name: str, content: object) -> None:
-        self.write(self.path(name), (json.dumps(content, indent=2, default=str) + "\n").encode())
+class RunFolder(Folder):
+    """A run: a local path or a URI such as ``s3://bucket/runs/demo``."""
 
     def results(
         self,

@@ -9,17 +9,26 @@ from typing import Any
 import yaml
 
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import reason
 from ipsolve.results import RunFolder
+from ipsolve.secrets import redact
 
 COMPLETE, FAILED, WRONG_REQUEST, SOME_IMAGES_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Return the exit code of a command: 2 and one line on stderr where the request is wrong, 130 on Ctrl-C."""
+    """Return the exit code of a command: 2 and one line on stderr where the request is wrong, 130 on Ctrl-C.
+
+    The line is without what is secret in the environment.
+    """
     try:
         return command()
     except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+        return WRONG_REQUEST
+    except OSError as error:  # a disk or store that the request names and that fails outside of any run
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {redact(place + reason(error))}", file=sys.stderr)
         return WRONG_REQUEST
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -36,6 +45,5 @@ def open_run(location: str) -> RunFolder:
 
 def read_config(run: RunFolder) -> dict[str, Any]:
     """Return the configuration that a run wrote down."""
-    with run.filesystem.open_input_stream(run.path("config.yaml")) as stream:
-        content: dict[str, Any] = yaml.safe_load(stream.read())
+    content: dict[str, Any] = yaml.safe_load(run.read(run.path("config.yaml")))
     return content

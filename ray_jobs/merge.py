@@ -81,8 +81,7 @@ def _copy(run: RunFolder, target: RunFolder) -> None:
             name = path.removeprefix(f"{run.root}/")
             # named by its cell and its images: what is there under the name is the same
             if target.path(name) not in there:
-                with run.filesystem.open_input_stream(path) as stream:
-                    target.write(target.path(name), stream.read())
+                target.write(target.path(name), run.read(path))
 
 
 def _count(run: RunFolder, folder: str) -> int:

@@ -15,6 +15,8 @@ import io
 import json
 import logging
 import os
+import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -60,7 +62,8 @@ def send(run: RunFolder) -> tuple[str, bool]:
     try:
         return _send(run), True
     except Exception as error:  # tracking never costs a result, whatever a server or its client does
-        return f"not sent ({one_line(error)}); send it later with: python -m ray_jobs.track {run.root}", False
+        later = f"python -m ray_jobs.track {shlex.quote(run.location)}"
+        return f"not sent ({one_line(error)}); send it later with: {later}", False
 
 
 def set_patience() -> None:
@@ -208,19 +211,18 @@ def _log(client: MlflowClient, run_id: str, parameters: dict[str, Any], metrics:
 
 
 def _log_artifacts(client: MlflowClient, run_id: str, run: RunFolder) -> None:
-    figures = [path.removeprefix(f"{run.root}/") for path in run.files("figures", suffix="")]
+    # only names as we give them: an object in a store may be called "../x", and must not become a file elsewhere
+    listed = [path.removeprefix(run.path("figures/")) for path in run.files("figures", suffix=".svg")]
+    figures = [f"figures/{name}" for name in listed if re.fullmatch(r"[\w-]+\.svg", name)]
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "figures").mkdir()
         for name in [*filter(run.exists, ARTIFACTS), *figures]:
-            copy = Path(folder, name)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            with run.filesystem.open_input_stream(run.path(name)) as stream:
-                copy.write_bytes(stream.read())
+            Path(folder, name).write_bytes(run.read(run.path(name)))
         client.log_artifacts(run_id, folder)
 
 
 def _summary(run: RunFolder) -> list[dict[str, str]]:
-    with run.filesystem.open_input_stream(run.path("summary.csv")) as stream:
-        return list(csv.DictReader(io.StringIO(stream.read().decode())))
+    return list(csv.DictReader(io.StringIO(run.read(run.path("summary.csv")).decode())))
 
 
 def flat(prefix: str, mapping: dict[str, Any]) -> dict[str, Any]:

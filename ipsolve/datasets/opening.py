@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,12 +13,17 @@ from pydantic.dataclasses import dataclass
 from ipsolve.datasets.base import Source
 from ipsolve.datasets.files import IMAGE_SUFFIXES, ImageFiles
 from ipsolve.datasets.huggingface import HuggingFaceSource
+from ipsolve.datasets.listed import Listed, LocalFiles, list_uri
 from ipsolve.datasets.parquet import ParquetImages
 from ipsolve.datasets.portraits import Portraits
 from ipsolve.datasets.tiles import TiledImages
 from ipsolve.datasets.window import Window
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import is_uri
 from ipsolve.validation import build
+
+TABLE_SUFFIX = ".parquet"
+SUFFIXES = (*IMAGE_SUFFIXES, TABLE_SUFFIX)
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -44,8 +49,9 @@ def open_source(spec: str | Mapping[str, Any], size: int | None = None) -> Sourc
     """Return the source that ``spec`` names.
 
     Args:
-        spec: ``portraits:SPLIT``, a folder or glob of images, a Parquet file, folder or glob, ``hf:ORG/NAME:SPLIT``;
-            or a mapping with that under ``source`` and the options of :class:`SourceSpec`.
+        spec: ``portraits:SPLIT``, a folder or glob of images, a Parquet file, folder or glob, ``hf:ORG/NAME:SPLIT``,
+            the URI of a file or folder in a store such as ``s3://bucket/photos``; or a mapping with that under
+            ``source`` and the options of :class:`SourceSpec`.
         size: the prior's image size, which ``tile: true`` needs.
 
     Raises:
@@ -64,15 +70,19 @@ def _open(request: SourceSpec, size: int | None) -> Source:
     if scheme == "hf":
         _reject(request, ("tile", "downscale", "id_column"), "hf: data sets")
         return HuggingFaceSource.parse(rest, request.image_column)
-    root, images, tables = _find(request.source)
-    if tables:
+    files, are_tables = _stored(request.source) if is_uri(request.source) else _local(request.source)
+    if are_tables:
         _reject(request, ("tile", "downscale"), "Parquet")
-        return ParquetImages(root, tables, request.image_column, request.id_column)
+        return ParquetImages(files, request.image_column, request.id_column)
     _reject(request, ("image_column", "id_column"), "image files")
     if request.tile:
-        return TiledImages(root, images, _tile_size(request.tile, size), request.downscale)
+        if not isinstance(files, LocalFiles):
+            raise RequestError(
+                "data.tile: photographs are cut on a local disk only; copy them there, or leave tile out"
+            )
+        return TiledImages(files, _tile_size(request.tile, size), request.downscale)
     _reject(request, ("downscale",), "image files without tile")
-    return ImageFiles(root, images)
+    return ImageFiles(files)
 
 
 def _reject(request: SourceSpec, keys: tuple[str, ...], kind: str) -> None:
@@ -89,8 +99,20 @@ def _tile_size(tile: bool | int, size: int | None) -> int:
     return size
 
 
-def _find(source: str) -> tuple[Path, list[Path], list[Path]]:
-    """Return (the folder that names are relative to, image files, Parquet files), sorted; one of the lists is empty."""
+def _stored(source: str) -> tuple[Listed, bool]:
+    """Return the files of a URI, and whether they are Parquet."""
+    if glob.has_magic(source.partition("?")[0]):
+        raise RequestError(
+            f"data.source: a URI takes no glob (got {source}); allowed: a file, or all that is in a folder"
+        )
+    files = list_uri(source, SUFFIXES)
+    if isinstance(files, Path):
+        return _local(str(files))
+    return files, _are_tables(source, [PurePosixPath(name) for name in files.names])
+
+
+def _local(source: str) -> tuple[LocalFiles, bool]:
+    """Return the files of a path or glob, and whether they are Parquet."""
     path = Path(source).expanduser()
     if path.is_dir():
         root, found = path, [p for p in path.rglob("*") if p.is_file()]
@@ -106,17 +128,22 @@ def _find(source: str) -> tuple[Path, list[Path], list[Path]]:
         found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
     else:
         raise RequestError(
-            f"data.source: {source} does not exist; allowed: portraits:SPLIT, a folder, glob or file, hf:NAME:SPLIT"
+            f"data.source: {source} does not exist; allowed: portraits:SPLIT, a folder, glob, file or URI, "
+            "hf:NAME:SPLIT"
         )
     # sorted by parts joined with "/", so that the order is that of the image ids on every system
     found = sorted((p for p in found if not p.name.startswith(".")), key=lambda p: p.relative_to(root).as_posix())
-    images = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
-    tables = [p for p in found if p.suffix.lower() == ".parquet"]
-    if images and tables:
+    are_tables = _are_tables(source, found)
+    suffixes = (TABLE_SUFFIX,) if are_tables else IMAGE_SUFFIXES
+    return LocalFiles(root, [p for p in found if p.suffix.lower() in suffixes]), are_tables
+
+
+def _are_tables(source: str, found: Iterable[PurePath]) -> bool:
+    kinds = {path.suffix.lower() == TABLE_SUFFIX for path in found if path.suffix.lower() in SUFFIXES}
+    if not kinds:
+        raise RequestError(f"data.source: no images in {source}; read are files ending in {', '.join(SUFFIXES)}")
+    if len(kinds) > 1:
         raise RequestError(
             f"data.source: {source} holds both images and Parquet; use a glob such as *.png or *.parquet"
         )
-    if not images and not tables:
-        suffixes = ", ".join([*IMAGE_SUFFIXES, ".parquet"])
-        raise RequestError(f"data.source: no images in {source}; read are files ending in {suffixes}")
-    return root, images, tables
+    return kinds.pop()

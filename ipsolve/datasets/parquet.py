@@ -6,17 +6,22 @@ import bisect
 import io
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from ipsolve.datasets.base import Image, ImageError, Source, digest
 from ipsolve.datasets.decoding import centre_square, read_rgb
-from ipsolve.datasets.files import file_facts, name
+from ipsolve.datasets.listed import Listed
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import is_of_store, patiently
 
 IMAGE_NAMES = ("image", "img", "bytes", "jpg", "jpeg", "png", "webp")
 ID_NAME = "image_id"
+_THREADS = 16
 
 
 class ParquetImages(Source):
@@ -26,8 +31,7 @@ class ParquetImages(Source):
     group at a time. Identifiers are the id column's values, else ``file#row``.
 
     Args:
-        root: the folder that identifiers are relative to.
-        paths: the files, in order.
+        files: the files, in order.
         image_column: its name; None takes the binary column called ``image`` (or alike), else the only one.
         id_column: its name; None takes ``image_id`` where it exists.
 
@@ -35,15 +39,15 @@ class ParquetImages(Source):
         RequestError: a file is not Parquet, has no image column, or identifiers repeat.
     """
 
-    def __init__(
-        self, root: Path, paths: Sequence[Path], image_column: str | None = None, id_column: str | None = None
-    ) -> None:
-        self.root, self.paths = root, list(paths)
+    def __init__(self, files: Listed, image_column: str | None = None, id_column: str | None = None) -> None:
+        self.files = files
+        self._last: tuple[int, Any] | None = None
         self._groups: list[tuple[int, int, int]] = []  # (file, row group, row of the file at which it starts)
         lengths: list[int] = []
         schemas = []
-        for file, path in enumerate(self.paths):
-            footer = _open(path)
+        with ThreadPoolExecutor(_THREADS) as pool:  # a store takes its time for each, a disk does not mind
+            footers = list(pool.map(partial(_open, files), range(len(files))))
+        for file, footer in enumerate(footers):
             schemas.append(footer.schema_arrow)
             start = 0
             for group in range(footer.metadata.num_row_groups):
@@ -53,11 +57,13 @@ class ParquetImages(Source):
                 start += rows
         self._ends = list(accumulate(lengths))
         if not self._ends or self._ends[-1] == 0:
-            raise RequestError(f"data.source: the Parquet files in {root} have no rows")
-        self.column = _image_column(schemas[0], image_column, self.paths[0])
-        for path, schema in zip(self.paths, schemas, strict=True):
+            raise RequestError(f"data.source: the Parquet files in {files.where(0)} have no rows")
+        self.column = _image_column(schemas[0], image_column, files.where(0))
+        for file, schema in enumerate(schemas):
             if self.column not in schema.names:
-                raise RequestError(f"data.source: {path} has no column {self.column!r}, the image column of the others")
+                raise RequestError(
+                    f"data.source: {files.where(file)} has no column {self.column!r}, the image column of the others"
+                )
         self._ids = self._read_ids(schemas[0], id_column)
 
     def _read_ids(self, schema: Any, id_column: str | None) -> list[str] | None:
@@ -66,7 +72,9 @@ class ParquetImages(Source):
             return None
         if column not in schema.names:
             raise RequestError(f"data.id_column: no column {column!r}; there are: {', '.join(schema.names)}")
-        ids = [str(value) for path in self.paths for value in _open(path).read([column])[column].to_pylist()]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            columns = pool.map(lambda file: _open(self.files, file).read([column])[column], range(len(self.files)))
+            ids = [str(value) for values in columns for value in values.to_pylist()]
         if len(set(ids)) < len(ids):
             raise RequestError(f"data.id_column: the values of {column!r} are not unique")
         return ids
@@ -86,7 +94,7 @@ class ParquetImages(Source):
         for index in indices:
             group, row = self._locate(index)
             file, _, start = self._groups[group]
-            ids.append(f"{name(self.root, self.paths[file])}#{start + row}")
+            ids.append(f"{self.files.name(file)}#{start + row}")
         return ids
 
     def load(self, index: int, size: int) -> Image:
@@ -109,30 +117,39 @@ class ParquetImages(Source):
         return [loaded[place] for place in range(len(indices))]
 
     def _read_cells(self, group: int, rows: list[int]) -> list[Any]:
-        file, group_of_file, _ = self._groups[group]
         try:
-            column = _open(self.paths[file]).read_row_group(group_of_file, columns=[self.column])[self.column]
-            return [column[row].as_py() for row in rows]
+            return [self._column(group)[row].as_py() for row in rows]
         except Exception as error:  # a damaged page costs the images in it, not the run
+            if self.files.stored and isinstance(error, OSError) and is_of_store(error):
+                raise  # StoredFiles says why
             reason = ImageError(f"{type(error).__name__}: {' '.join(str(error).split())}")
             return [reason] * len(rows)
 
+    def _column(self, group: int) -> Any:
+        """Return the images of a row group. The last one is kept: the next batch, or the next cell, wants it again."""
+        if self._last is None or self._last[0] != group:
+            file, group_of_file, _ = self._groups[group]
+            table = patiently(lambda: self.files.table(file).read_row_group(group_of_file, columns=[self.column]))
+            self._last = group, table[self.column]
+        return self._last[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}
+
     def describe(self) -> dict[str, str | int]:
-        facts = digest([*file_facts(self.root, self.paths), self.column])
-        return {"kind": "parquet", "files": len(self.paths), "column": self.column, "n": len(self), "digest": facts}
+        facts = digest([*self.files.facts(), self.column])
+        return {"kind": "parquet", "files": len(self.files), "column": self.column, "n": len(self), "digest": facts}
 
 
-def _open(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _open(files: Listed, file: int) -> Any:
     try:
-        return pq.ParquetFile(path)
+        return files.table(file)
     except (pa.ArrowException, OSError) as error:
-        raise RequestError(f"data.source: {path} is not readable Parquet: {str(error).splitlines()[0]}") from None
+        where, why = files.where(file), (str(error).splitlines() or [type(error).__name__])[0]
+        raise RequestError(f"data.source: {where} is not readable Parquet: {why}") from None
 
 
-def _image_column(schema: Any, wanted: str | None, path: Path) -> str:
+def _image_column(schema: Any, wanted: str | None, path: str) -> str:
     import pyarrow.types as types
 
     def holds_images(kind: Any) -> bool:

@@ -6,13 +6,12 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 from PIL import Image as Pillow
 
 from ipsolve.datasets.base import Image, ImageError, Source, digest
 from ipsolve.datasets.decoding import centre_square, read_rgb, resize, upright_size
-from ipsolve.datasets.files import file_facts, name
+from ipsolve.datasets.listed import LocalFiles
 from ipsolve.errors import RequestError
 
 
@@ -34,24 +33,24 @@ class TiledImages(Source):
     tile, so that it shows up as a failure instead of vanishing.
 
     Args:
-        root: the folder that identifiers are relative to.
-        paths: the files, in order.
+        files: on a local disk, where reading a header alone is cheap.
         tile: side of a tile in pixels, after shrinking.
         downscale: factor by which each file is shrunk first, 1 or more.
     """
 
-    def __init__(self, root: Path, paths: Sequence[Path], tile: int, downscale: float = 1.0) -> None:
-        self.root, self.paths, self.tile, self.downscale = root, list(paths), tile, downscale
-        self._grids = [self._grid(path) for path in self.paths]
+    def __init__(self, files: LocalFiles, tile: int, downscale: float = 1.0) -> None:
+        self.files, self.tile, self.downscale = files, tile, downscale
+        self._grids = [self._grid(index) for index in range(len(files))]
         self._ends = list(accumulate(grid.rows * grid.columns if grid else 1 for grid in self._grids))
         if not any(self._grids):
             raise RequestError(
                 f"data.tile: no image is as large as one tile of {tile} pixels after downscale={downscale:g}"
             )
 
-    def _grid(self, path: Path) -> Grid | None:
+    def _grid(self, file: int) -> Grid | None:
         try:
-            width, height = (max(round(side / self.downscale), 1) for side in upright_size(path))
+            size = upright_size(self.files.image(file))
+            width, height = (max(round(side / self.downscale), 1) for side in size)
         except ImageError:
             return None
         rows, columns = height // self.tile, width // self.tile
@@ -71,7 +70,7 @@ class TiledImages(Source):
             file, tile = self._locate(index)
             grid = self._grids[file]
             row, column = divmod(tile, grid.columns) if grid else (0, 0)
-            ids.append(f"{name(self.root, self.paths[file])}@{row:02d}-{column:02d}")
+            ids.append(f"{self.files.name(file)}@{row:02d}-{column:02d}")
         return ids
 
     def load(self, index: int, size: int) -> Image:
@@ -97,7 +96,7 @@ class TiledImages(Source):
 
     def _photograph(self, file: int) -> Pillow.Image | ImageError:
         try:
-            image = read_rgb(self.paths[file])
+            image = read_rgb(self.files.image(file))
         except ImageError as error:
             return error
         grid = self._grids[file]
@@ -114,10 +113,10 @@ class TiledImages(Source):
         return centre_square(photograph.crop((left, top, left + self.tile, top + self.tile)), size)
 
     def describe(self) -> dict[str, str | int]:
-        facts = [*file_facts(self.root, self.paths), self.tile, self.downscale]
+        facts = [*self.files.facts(), self.tile, self.downscale]
         return {
             "kind": "tiles",
-            "files": len(self.paths),
+            "files": len(self.files),
             "tile": self.tile,
             "downscale": f"{self.downscale:g}",
             "n": len(self),

@@ -43,7 +43,7 @@ class PosteriorConfig(RunConfig):
         samples: N, per problem and solver, and as many exact ones.
         slices: directions of the sliced Wasserstein distances.
         baseline: the solver that the others are compared with.
-        output: the folder of runs, local or a URI that pyarrow can open.
+        output: the folder of runs: a local path, or a URI as :mod:`ipsolve.filesystems` opens it.
     """
 
     name: RunName

@@ -45,9 +45,8 @@ def write_page(run: RunFolder, figures: dict[str, str], text: str, page: str) ->
     for name, svg in figures.items():
         run.write(run.path("figures", f"{name}.svg"), stand_alone(svg).encode())
     run.write(run.path("report.md"), text.encode())
-    path = run.path("report.html")
-    run.write(path, page.encode())
-    return path
+    run.write(run.path("report.html"), page.encode())
+    return run.address("report.html")
 
 
 def render(view: RunView, figures: dict[str, str]) -> str:

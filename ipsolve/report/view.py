@@ -116,7 +116,7 @@ def open_run(
     run = location if isinstance(location, RunFolder) else RunFolder(location)
     if not run.exists("config.yaml"):
         raise RequestError(
-            f"{run.root}: not a run folder (no config.yaml); allowed: a folder written by ray_jobs.evaluate"
+            f"{run.location}: not a run folder (no config.yaml); allowed: a folder written by ray_jobs.evaluate"
         )
     text = read_text(run, "config.yaml")
     config = build(Config, yaml.safe_load(text), "config.yaml")
@@ -125,7 +125,7 @@ def open_run(
     planned = pd.Index(cells)
     rows = rows[pd.MultiIndex.from_frame(rows[["task", "solver"]]).isin(planned)]
     if rows.empty and failures.empty:
-        raise RequestError(f"{run.root}: this run has no results yet (nothing under {RESULTS}/)")
+        raise RequestError(f"{run.location}: this run has no results yet (nothing under {RESULTS}/)")
     tables = summary or write_summary(run, cells, config.baseline, image_ids)
     provenance = run.read_json("provenance.json")
     published, notes = _published(config.published)
@@ -143,5 +143,4 @@ def _published(path: str | None) -> tuple[Published | None, list[str]]:
 
 def read_text(run: RunFolder, name: str) -> str:
     """Return a text file of a run."""
-    with run.filesystem.open_input_stream(run.path(name)) as stream:
-        return bytes(stream.read()).decode("utf-8")
+    return run.read(run.path(name)).decode("utf-8")

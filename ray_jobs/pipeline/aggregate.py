@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipsolve.cells import Grid
+from ipsolve.filesystems import join
 from ipsolve.results import RunFolder
 from ray_jobs.pipeline.upkeep import compact, tidy
 
@@ -16,6 +17,6 @@ def put_in_order(run: RunFolder, experiment: Grid) -> list[str]:
 
 def where_things_are(run: RunFolder, location: str, tracking: str) -> str:
     """Return the places of what a run leaves behind."""
-    report = f"{location}/report.html" if run.exists("report.html") else "none"
-    tables = f"{location}/summary.csv, comparisons.csv"
-    return f"report   {report}\nParquet  {location}/results\ntables   {tables}\nMLflow   {tracking}"
+    report = join(location, "report.html") if run.exists("report.html") else "none"
+    tables = f"{join(location, 'summary.csv')}, comparisons.csv"
+    return f"report   {report}\nParquet  {join(location, 'results')}\ntables   {tables}\nMLflow   {tracking}"

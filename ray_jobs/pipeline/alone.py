@@ -34,7 +34,7 @@ def alone(run: RunFolder, kind: str) -> Iterator[None]:
         os.makedirs(run.root, exist_ok=True)
         file = os.open(run.path(LOCK), os.O_CREAT | os.O_WRONLY)
     except OSError as error:
-        raise RequestError(f"output: cannot write to {run.root!r}: {error.strerror}") from None
+        raise RequestError(f"output: cannot write to {run.location!r}: {error.strerror}") from None
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,7 +49,7 @@ def _wait_for_silence(run: RunFolder, kind: str) -> None:
     first = run.read_json("status.json")
     if first.get("state") != "running":
         return
-    print(f"another driver may be at work in {run.root}: listening for {SILENCE:.0f} s", flush=True)
+    print(f"another driver may be at work in {run.location}: listening for {SILENCE:.0f} s", flush=True)
     end = time.monotonic() + SILENCE
     while time.monotonic() < end:
         time.sleep(min(5.0, SILENCE))
@@ -61,4 +61,6 @@ def _wait_for_silence(run: RunFolder, kind: str) -> None:
 
 
 def _busy(run: RunFolder, kind: str) -> RequestError:
-    return RequestError(f"name: another {kind} is at work in {run.root}; wait for it, stop it, or give another name")
+    return RequestError(
+        f"name: another {kind} is at work in {run.location}; wait for it, stop it, or give another name"
+    )

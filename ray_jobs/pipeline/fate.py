@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import reason
 from ipsolve.results import RunFolder
+from ipsolve.secrets import redact
 from ray_jobs import cli
 from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.alone import alone
@@ -70,7 +72,7 @@ class Status:
         try:
             self._write(state, exit_code, message, details)
         except OSError as error:
-            print(f"cannot write status.json in {self.run.root}: {one_line(error)}", file=sys.stderr)
+            print(f"cannot write status.json in {self.run.location}: {one_line(error)}", file=sys.stderr)
 
     def refuse(self, message: str) -> None:
         """Write that the request was wrong; a run that had ended before keeps its outcome, it has not been touched."""
@@ -101,7 +103,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[Status], tuple[int, st
         try:
             status.begin()
         except OSError as error:
-            raise RequestError(f"output: cannot write to {run.root!r}: {one_line(error)}") from None
+            raise RequestError(f"output: cannot write to {run.location!r}: {reason(error)}") from None
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             code, message = work(status)
@@ -113,7 +115,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[Status], tuple[int, st
             raise
         except Exception as error:  # the outermost handler of a command: one line for the person, the rest for the file
             # an error from an actor carries a traceback in its text, and what happened is the last line of it
-            message = (str(error).strip().splitlines() or [one_line(error)])[-1][:500]
+            message = redact((str(error).strip().splitlines() or [one_line(error)])[-1])[:500]
             status.end("broken off", cli.FAILED, message, traceback.format_exc())
             print(
                 f"the {kind} broke off: {message}\nwhat was solved is kept; the same command goes on from here",

@@ -7,6 +7,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from ipsolve.secrets import redact
+
 T = TypeVar("T")
 
 
@@ -53,5 +55,5 @@ def _breaks_device(error: Exception) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception as one line of at most 500 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    """Return an exception as one line of at most 500 characters, without what is secret in the environment."""
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")[:500]

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ipsolve.cells import Grid
-from ipsolve.errors import RequestError
+from ipsolve.filesystems import join
 from ipsolve.results import RunFolder
 from ray_jobs import cli, track
 from ray_jobs.pipeline import provenance
@@ -68,11 +68,7 @@ def dry_run(job: Job) -> int:
 
 def run_job(job: Job, retry_failed: bool = False) -> int:
     """Do what is missing of a job, write its tables and report, and send it to MLflow; return the exit code."""
-    location = job.experiment.config.run_location
-    try:
-        run = RunFolder(location)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"output: cannot write to {location!r}: {one_line(error)}") from None
+    run = RunFolder(job.experiment.config.run_location)
     return run_to_end(run, "run", lambda status: _run(job, run, status, retry_failed))
 
 
@@ -109,6 +105,6 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
     places = where_things_are(run, location, tracking)
     print(*(f"note: {note}" for note in notes), f"\n{table}\n", places, sep="\n")
     if failed:
-        message = f"complete, but {failed} of {done + failed} {job.unit} failed: see {location}/failures"
+        message = f"complete, but {failed} of {done + failed} {job.unit} failed: see {join(location, 'failures')}"
         return cli.SOME_IMAGES_FAILED, message
     return cli.COMPLETE, f"complete: {done} {job.unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ipsolve.cells import Cell
+from ipsolve.filesystems import patiently
 from ipsolve.results import ATTEMPTS, FAILURE_SCHEMA, FAILURES, REFERENCES, RESULTS, RunFolder, cell_of
+from ipsolve.secrets import redact
 
 GATHER = 64  # files of one cell that an actor makes before it puts them into one
 
@@ -29,7 +32,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, cell: Cell, image_id: str, stage: str, error: str) -> Failure:
-        return cls(image_id, cell.task, cell.solver, cell.seed, stage, error)
+        return cls(image_id, cell.task, cell.solver, cell.seed, stage, redact(error))
 
 
 class Outcome(NamedTuple):
@@ -42,7 +45,8 @@ class Outcome(NamedTuple):
 
 def file_name(cell_hash: str, image_ids: Iterable[str]) -> str:
     """Return the name of a batch's files: a repeated batch replaces its own files and no others."""
-    digest = hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:12]
+    # as JSON: an id may hold any character, and two batches must not share a name
+    digest = hashlib.sha256(json.dumps(list(image_ids)).encode()).hexdigest()[:12]
     return f"{cell_hash}-{digest}.parquet"
 
 
@@ -52,11 +56,18 @@ def folder_of(cell: Cell) -> tuple[str, ...]:
 
 
 class Storage:
-    """The files of the batches of one run."""
+    """The files of the batches of one run.
+
+    A batch without a note of an attempt has no other file either, and its note stays until the work of all batches is
+    done. So a batch costs an object store a HEAD (is there a note?) and two PUT (the note, the rows), one more PUT
+    where an image failed, and for its part in gathering a GET and a DELETE.
+    """
 
     def __init__(self, location: str) -> None:
         self.run = RunFolder(location)
         self._small: dict[str, list[str]] = defaultdict(list)  # this process's files by their folder and cell
+        self._known: tuple[str, int] = "", 0  # the last note, and how often its batch was begun
+        self._reason = ""  # and why the process ended that had begun it last, if it could say
 
     def save(self, cell: Cell, image_ids: Sequence[str], rows: pa.Table, failures: Sequence[Failure]) -> None:
         """Make a batch durable, under a name made of its cell and its image ids."""
@@ -64,10 +75,10 @@ class Storage:
         # a failure of the ground truth is recorded by the cells that need the image, under their names
         if failures and not cell.is_reference:
             columns = dict(zip(FAILURE_SCHEMA.names, map(list, zip(*failures, strict=True)), strict=True))
-            self.run.write_table(self.run.path(FAILURES, name), pa.table(columns, schema=FAILURE_SCHEMA))
+            self._write(self.run.path(FAILURES, name), pa.table(columns, schema=FAILURE_SCHEMA))
         if len(rows):
             path = self.run.path(*folder_of(cell), name)
-            self.run.write_table(path, rows)
+            self._write(path, rows)
             self._gather(path)
 
     def _gather(self, path: str) -> None:
@@ -79,56 +90,72 @@ class Storage:
         small = self._small[f"{os.path.dirname(path)}/{cell_of(path)}"]
         small.append(path)
         if len(small) >= GATHER:
-            merge_files(self.run, small)
+            patiently(lambda: merge_files(self.run, small))
             small.clear()
 
     def saved(self, cell: Cell, image_ids: Sequence[str]) -> tuple[set[str], set[str]]:
         """Return the image ids with a result and with a failure in the files of this very batch."""
+        if not self._begun(cell, image_ids):
+            return set(), set()
         name = file_name(cell.hash, image_ids)
         return self._ids(*folder_of(cell), name), self._ids(FAILURES, name)
 
     def begin(self, cell: Cell, image_ids: Sequence[str]) -> int:
-        """Count an attempt at a batch, durably, and return how many were begun before and never ended."""
-        path = f"{ATTEMPTS}/{file_name(cell.hash, image_ids)}.json"
-        before = self.run.read_json(path)
-        deaths = int(before.get("begun", 0))
-        content = {"begun": deaths + 1, "cell": str(cell), "image_ids": list(image_ids)}
-        self.run.write_json(path, content | ({"reason": before["reason"]} if "reason" in before else {}))
+        """Note an attempt at a batch, durably, and return how many were begun before.
+
+        An earlier attempt at what :meth:`saved` does not find is one that the process did not outlive.
+        """
+        deaths = self._begun(cell, image_ids)
+        note = {"begun": deaths + 1, "cell": str(cell), "image_ids": list(image_ids), "reason": self._reason}
+        patiently(lambda: self.run.write_json(_note(cell, image_ids), note))
+        self._known = _note(cell, image_ids), deaths + 1
         return deaths
 
     def give_reason(self, cell: Cell, image_ids: Sequence[str], reason: str) -> None:
-        """Write down why the process is about to end in the middle of a batch."""
-        path = f"{ATTEMPTS}/{file_name(cell.hash, image_ids)}.json"
-        self.run.write_json(path, self.run.read_json(path) | {"reason": reason})
+        """Note why the process is about to end in the middle of a batch."""
+        note = _note(cell, image_ids)
+        patiently(lambda: self.run.write_json(note, self.run.read_json(note) | {"reason": reason}))
 
     def reason(self, cell: Cell, image_ids: Sequence[str]) -> str:
         """Return why the last process ended in the middle of a batch, empty if it could not say."""
-        return str(self.run.read_json(f"{ATTEMPTS}/{file_name(cell.hash, image_ids)}.json").get("reason", ""))
+        return self._reason if self._begun(cell, image_ids) else ""
 
-    def end(self, cell: Cell, image_ids: Sequence[str]) -> None:
-        """Strike out the attempts at a batch: the process lived to its end."""
-        self.run.filesystem.delete_file(self.run.path(ATTEMPTS, f"{file_name(cell.hash, image_ids)}.json"))
+    def _begun(self, cell: Cell, image_ids: Sequence[str]) -> int:
+        note = _note(cell, image_ids)
+        if self._known[0] != note:  # asked for twice per batch, read once
+            found = patiently(lambda: self.run.read_json(note))
+            self._known, self._reason = (note, int(found.get("begun", 0))), str(found.get("reason", ""))
+        return self._known[1]
+
+    def _write(self, path: str, rows: pa.Table) -> None:
+        patiently(lambda: self.run.write_table(path, rows))
 
     def _ids(self, *parts: str) -> set[str]:
-        if not self.run.exists(*parts):
+        try:
+            return set(patiently(lambda: read_ids(self.run, self.run.path(*parts))))
+        except FileNotFoundError:
             return set()
-        return set(read_ids(self.run, self.run.path(*parts)))
+
+
+def _note(cell: Cell, image_ids: Sequence[str]) -> str:
+    return f"{ATTEMPTS}/{file_name(cell.hash, image_ids)}.json"
 
 
 def merge_files(run: RunFolder, paths: Sequence[str]) -> None:
     """Put files of rows of one cell into one file."""
     if len(paths) < 2:
         return
-    tables = []
-    for path in paths:
-        with run.filesystem.open_input_file(path) as file:
-            tables.append(pq.read_table(file))
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables(run.each(lambda path: read_rows(run, path), paths))
     target = f"{os.path.dirname(paths[0])}/{file_name(cell_of(paths[0]), table['image_id'].to_pylist())}"
     run.write_table(target, table)
-    for path in paths:  # after the write: a crash here leaves rows twice, which tidy and every reader put right
-        if path != target:
-            run.filesystem.delete_file(path)
+    # after the write: a crash here leaves rows twice, which tidy and every reader put right
+    run.delete(path for path in paths if path != target)
+
+
+def read_rows(run: RunFolder, path: str) -> pa.Table:
+    """Return a file of rows."""
+    with run.filesystem.open_input_file(path) as file:
+        return pq.read_table(file)
 
 
 def read_ids(run: RunFolder, path: str) -> list[str]:

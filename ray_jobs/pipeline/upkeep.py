@@ -11,19 +11,16 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ipsolve.cells import Cell
 from ipsolve.results import ATTEMPTS, FAILURES, REFERENCES, RESULTS, SUPERSEDED, RunFolder, cell_of
-from ray_jobs.pipeline.storage import file_name, folder_of, merge_files, read_ids
+from ray_jobs.pipeline.storage import file_name, folder_of, merge_files, read_ids, read_rows
 
 Index = dict[str, list[str]]  # image ids by file
 COMPACT_BYTES = 256 * 2**20
-_SCAN_THREADS = 16
 
 
 def scan(run: RunFolder, files: Iterable[str]) -> tuple[Index, list[str]]:
@@ -36,8 +33,7 @@ def scan(run: RunFolder, files: Iterable[str]) -> tuple[Index, list[str]]:
             return None
 
     paths = list(files)
-    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        found = dict(zip(paths, pool.map(ids, paths), strict=True))
+    found = dict(zip(paths, run.each(ids, paths), strict=True))
     return {path: names for path, names in found.items() if names is not None}, [p for p in paths if found[p] is None]
 
 
@@ -51,29 +47,26 @@ def tidy(run: RunFolder, cells: Iterable[Cell], wanted: set[str], retry_failed: 
     """
     notes: list[str] = []
     by_hash = {cell.hash: cell for cell in cells}
-    run.filesystem.create_dir(run.root, recursive=True)
-    begun = len(run.files(ATTEMPTS, suffix=".json"))
-    if begun:
-        notes.append(f"{begun} batches were in the middle of a solve when the last driver ended; they are done again")
-    if run.exists(ATTEMPTS):  # deaths are counted within one driver's life: starting again is a new chance
-        run.filesystem.delete_dir_contents(run.path(ATTEMPTS))
+    if torn_writes := run.sweep():
+        notes.append(f"{torn_writes} files that a killed process left half written were deleted")
+    run.empty(ATTEMPTS)  # deaths are counted within one driver's life: starting again is a new chance
     stale = [path for path in rows_of(run) if cell_of(path) not in by_hash]
     for path in stale:
-        _move(run, path, run.path(SUPERSEDED, cell_of(path), _kind(run, path), os.path.basename(path)))
+        run.move(path, run.path(SUPERSEDED, cell_of(path), _kind(run, path), os.path.basename(path)))
     if stale:
         moved = len({cell_of(path) for path in stale})
         notes.append(f"rows of {moved} cells that are not in this configuration moved to {SUPERSEDED}/")
-    for name, cell in by_hash.items():
-        for path in run.files(SUPERSEDED, name):
-            kind = os.path.basename(os.path.dirname(path))
-            _move(run, path, run.path(*((FAILURES,) if kind == FAILURES else folder_of(cell)), os.path.basename(path)))
+    for path in run.files(SUPERSEDED):
+        name, *_, kind = os.path.dirname(path).removeprefix(run.path(SUPERSEDED)).strip("/").split("/")
+        if name in by_hash:
+            folder = (FAILURES,) if kind == FAILURES else folder_of(by_hash[name])
+            run.move(path, run.path(*folder, os.path.basename(path)))
     if retry_failed:
-        for path in run.files(FAILURES):
-            run.filesystem.delete_file(path)
+        run.delete(run.files(FAILURES))
     index, torn = scan(run, rows_of(run))
     for path in torn:
         notes.append(f"torn file {os.path.basename(path)} moved to {SUPERSEDED}/torn; its images are done again")
-        _move(run, path, run.path(SUPERSEDED, "torn", os.path.basename(path)))
+        run.move(path, run.path(SUPERSEDED, "torn", os.path.basename(path)))
     each_once(run, index, wanted)
     return notes
 
@@ -105,19 +98,19 @@ def done_images(
 def compact(run: RunFolder) -> None:
     """Gather the small files of each cell into few of at most 256 MB."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for path in rows_of(run):
+    sizes = {path: size for folder in (RESULTS, FAILURES, REFERENCES) for path, size in run.sizes(folder).items()}
+    for path in sizes:
         groups[f"{cell_of(path)}/{_kind(run, path)}"].append(path)
     for group in groups.values():
         heap, size = list[str](), 0
         for path in group:
-            size_of_path = run.filesystem.get_file_info(path).size
-            if size_of_path > COMPACT_BYTES // 2:
+            if sizes[path] > COMPACT_BYTES // 4:  # large enough: writing it again would gain little
                 continue
-            if heap and size + size_of_path > COMPACT_BYTES:
+            if heap and size + sizes[path] > COMPACT_BYTES:
                 merge_files(run, heap)
                 heap, size = [], 0
             heap.append(path)
-            size += size_of_path
+            size += sizes[path]
         merge_files(run, heap)
 
 
@@ -135,8 +128,7 @@ def each_once(run: RunFolder, index: Index, wanted: Collection[str] | None = Non
         extra = [wanted is not None and name not in wanted for name in ids]
         keep = [not more and name not in seen[cell] for name, more in zip(ids, extra, strict=True)]
         if not all(keep):
-            with run.filesystem.open_input_file(path) as file:
-                table = pq.read_table(file)
+            table = read_rows(run, path)
             if any(extra):
                 aside = table.filter(pa.array(extra))
                 name = file_name(cell, aside["image_id"].to_pylist())
@@ -155,8 +147,3 @@ def rows_of(run: RunFolder) -> list[str]:
 
 def _kind(run: RunFolder, path: str) -> str:
     return path.removeprefix(f"{run.root}/").split("/", 1)[0]
-
-
-def _move(run: RunFolder, source: str, target: str) -> None:
-    run.filesystem.create_dir(os.path.dirname(target), recursive=True)
-    run.filesystem.move(source, target)

@@ -117,7 +117,6 @@ class Worker:
             if cell.is_reference:  # its failures have no file: the image itself was read, and its cells have their rows
                 notes.extend(f"no reference for {each.image_id}: {each.error}" for each in outcome.failures)
             done = len(outcome.rows)
-        self.storage.end(cell, image_ids)
         return done
 
     def _die(self, cell: Cell, image_ids: Sequence[str], reason: str) -> NoReturn:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 Rows = dict[tuple[str, str, int, str], float]
 
 
-def mapping(output: Path, **changes: Any) -> dict[str, Any]:
+def mapping(output: Path | str, **changes: Any) -> dict[str, Any]:
     """Return a configuration of a few seconds on one core."""
     return {
         "name": "small",
@@ -40,7 +40,7 @@ def mapping(output: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def experiment(output: Path, faulty: dict[str, Solver] | None = None, **changes: Any) -> Experiment:
+def experiment(output: Path | str, faulty: dict[str, Solver] | None = None, **changes: Any) -> Experiment:
     """Return a small experiment; ``faulty`` solvers, which are not registered, are added to it."""
     checked = Experiment.of(build(Config, mapping(output, **changes), "config"))
     return dataclasses.replace(checked, solvers={**checked.solvers, **(faulty or {})})

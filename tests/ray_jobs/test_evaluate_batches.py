@@ -16,6 +16,7 @@ from ipsolve.metrics import METRICS
 from ipsolve.results import COUNTS, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder
 from ray_jobs.pipeline.evaluator import Evaluator, Outcome
 from ray_jobs.pipeline.reading import load
+from ray_jobs.pipeline.upkeep import tidy
 from ray_jobs.pipeline.worker import MAX_DEATHS, Worker
 from ray_jobs.pipeline.workload import Workload
 from tests.ray_jobs.small_runs import BrokenDevice, NotANumber, OutOfMemory, Raises, experiment
@@ -135,6 +136,7 @@ def test_a_batch_is_done_once_whatever_died(tmp_path: Path) -> None:
     first = run.results(["image_id", "seconds"])
     assert worker.process(batch)["done"] == 3
     assert run.results(["image_id", "seconds"]) == first
+    tidy(run, [trial.reference_cell, *trial.cells], set(trial.image_ids))
     assert run.files("attempts", suffix="") == []
 
 

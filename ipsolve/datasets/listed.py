@@ -1,0 +1,174 @@
+"""The files of a source as they were listed: on a disk, or in a store that a URI names."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from ipsolve.datasets.base import ImageError
+from ipsolve.errors import RequestError
+from ipsolve.filesystems import is_local, join, open_location, patiently, reason
+
+_CACHE_BYTES = 64 * 2**20
+
+
+class Listed(ABC):
+    """Files in an order; cheap to pickle, holds no content.
+
+    Attributes:
+        stored: whether they lie behind a network.
+    """
+
+    stored: ClassVar[bool]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return a file's path relative to the root of the source, with forward slashes."""
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """Return a file's path or URI, for messages."""
+
+    @abstractmethod
+    def image(self, index: int) -> Path | BinaryIO:
+        """Return what a decoder reads a file from.
+
+        Raises:
+            ImageError: it is not there any more.
+        """
+
+    @abstractmethod
+    def table(self, index: int) -> pq.ParquetFile:
+        """Return a Parquet file, opened; an error of pyarrow's or the system's if it is not one."""
+
+    @abstractmethod
+    def facts(self) -> list[tuple[str, int]]:
+        """Return (name, bytes) of each file: what a digest can know of them without reading them."""
+
+
+@dataclass(frozen=True)
+class LocalFiles(Listed):
+    """Files below a folder."""
+
+    stored: ClassVar[bool] = False
+    root: Path
+    paths: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return self.paths[index].relative_to(self.root).as_posix()
+
+    def where(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def image(self, index: int) -> Path | BinaryIO:
+        return self.paths[index]
+
+    def table(self, index: int) -> pq.ParquetFile:
+        return pq.ParquetFile(self.paths[index])
+
+    def facts(self) -> list[tuple[str, int]]:
+        sizes = [path.stat().st_size if path.exists() else -1 for path in self.paths]
+        return [(self.name(index), size) for index, size in enumerate(sizes)]
+
+
+class StoredFiles(Listed):
+    """Files below a URI, with the sizes that the one listing told. A pickled one opens the store again.
+
+    Only an object that is gone is the image's own fault. Whatever else a store answers, it may answer otherwise
+    tomorrow, with another token or another network: that is tried again for a minute and then ends the work, which the
+    same command takes up. As failures of images, which are kept, it would turn a bad night into a spoilt run.
+    """
+
+    stored: ClassVar[bool] = True
+
+    def __init__(self, location: str, sizes: dict[str, int]) -> None:
+        self.location, self.names, self.bytes = location, list(sizes), list(sizes.values())
+        self._open()
+
+    def _open(self) -> None:
+        self._filesystem, self._root = open_location(self.location, "data.source")
+        # every cell of a run reads the same images, one batch after the other
+        self._cache: OrderedDict[int, bytes] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"location": self.location, "names": self.names, "bytes": self.bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def where(self, index: int) -> str:
+        return join(self.location, self.names[index])
+
+    def _path(self, index: int) -> str:
+        return f"{self._root}/{self.names[index]}"
+
+    def image(self, index: int) -> BinaryIO:
+        if index not in self._cache:
+            try:
+                self._cache[index] = patiently(lambda: self._read(self._path(index)))
+            except FileNotFoundError:
+                raise ImageError("the object is not there any more") from None
+            while sum(map(len, self._cache.values())) > _CACHE_BYTES and len(self._cache) > 1:
+                self._cache.popitem(last=False)
+        return io.BytesIO(self._cache[index])
+
+    def _read(self, path: str) -> bytes:
+        with self._filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+
+    def table(self, index: int) -> pq.ParquetFile:
+        file = self._filesystem.open_input_file(self._path(index))
+        return pq.ParquetFile(file, pre_buffer=True)  # a few large requests in place of one for every page
+
+    def facts(self) -> list[tuple[str, int]]:
+        return list(zip(self.names, self.bytes, strict=True))
+
+
+def list_uri(source: str, suffixes: Sequence[str]) -> StoredFiles | Path:
+    """Return the files with one of ``suffixes`` that a URI names or that lie below it, sorted by name.
+
+    The URI of a local file or folder becomes its path. In a store it is one listing, a page per thousand files.
+
+    Raises:
+        RequestError: the URI cannot be opened, or nothing is there.
+    """
+    filesystem, path = open_location(source, "data.source")
+    if is_local(filesystem):
+        return Path(path)
+    try:
+        found = filesystem.get_file_info(path)
+        if found.is_file:
+            location, _, query = source.partition("?")
+            folder, _, name = location.rpartition("/")
+            return StoredFiles(folder + (f"?{query}" if query else ""), {name: found.size})
+        selector = pafs.FileSelector(path, allow_not_found=True, recursive=True)
+        sizes = {
+            info.path.removeprefix(f"{path}/"): int(info.size)
+            for info in filesystem.get_file_info(selector)
+            if info.is_file and not info.base_name.startswith(".") and info.base_name.lower().endswith(tuple(suffixes))
+        }
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"data.source: cannot list {source}: {reason(error)}") from None
+    return StoredFiles(source, dict(sorted(sizes.items())))

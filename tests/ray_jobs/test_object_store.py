@@ -1,0 +1,205 @@
+"""A run in an S3-compatible store, against a real server: the same rows, nothing lost, nothing needless."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from ipsolve.experiment import Experiment
+from ipsolve.results import RunFolder
+from ray_jobs import cli, evaluate, report, track
+from ray_jobs.pipeline.plan import Plan
+from ray_jobs.pipeline.reading import load
+from ray_jobs.pipeline.upkeep import compact
+from ray_jobs.pipeline.worker import Worker
+from ray_jobs.pipeline.workload import Workload
+from tests.object_store import BUCKET, SECRET, ObjectStore, object_store
+from tests.ray_jobs.small_runs import Rows, close, do, experiment, mapping
+
+ROOT = Path(__file__).parents[2]
+DDNM = {"ddnm": {"solver": "ddnm", "num_steps": 6}, "pinv": {"solver": "pseudo_inverse"}}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("store")) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        yield running
+
+
+def run_of(trial: Experiment) -> RunFolder:
+    return RunFolder(trial.config.run_location)
+
+
+def rows(trial: Experiment) -> Rows:
+    names = ["task", "solver", "seed", "image_id", "psnr"]
+    found = run_of(trial).results(names).to_pylist()
+    return {(row["task"], row["solver"], row["seed"], row["image_id"]): row["psnr"] for row in found}
+
+
+def test_the_rows_are_those_of_a_local_run(store: ObjectStore, tmp_path: Path) -> None:
+    here, there = experiment(tmp_path), experiment("s3://bucket/same")
+    do(here)
+    do(there)
+    assert rows(there) == rows(here)
+    assert len(rows(there)) == 10
+    assert len(run_of(there).references()) == 5
+    assert do(there).batches == []
+
+
+def test_objects_that_are_lost_are_done_again_and_no_others(store: ObjectStore) -> None:
+    trial = experiment("s3://bucket/lost")
+    do(trial)
+    before = rows(trial)
+    results = store.listed("lost/small/results")
+    sizes = [pq.read_metadata(io.BytesIO(store.get(key))).num_rows for key in results]
+    assert sum(sizes) == 10
+    store.client.delete_object(Bucket=BUCKET, Key=results[0])
+    store.put(results[1], store.get(results[1])[:200])  # as an upload never leaves one, but a hand may
+    kept = {key: store.client.head_object(Bucket=BUCKET, Key=key)["LastModified"] for key in results[2:]}
+    assert do(trial).images_missing == sum(sizes[:2])
+    assert rows(trial) == close(before)
+    assert kept == {key: store.client.head_object(Bucket=BUCKET, Key=key)["LastModified"] for key in kept}
+
+
+def test_superseded_rows_come_back_and_compaction_keeps_them(store: ObjectStore) -> None:
+    trial, changed = experiment("s3://bucket/changed"), experiment("s3://bucket/changed", solvers=DDNM)
+    do(trial)
+    before = rows(trial)
+    assert do(changed).images_missing == 5
+    assert len([key for key in store.listed("changed/small/superseded") if key.endswith(".parquet")]) == 3
+    assert rows(changed) != before
+    assert do(trial).images_missing == 0
+    compact(run_of(trial), trial.all_cells)
+    assert len([key for key in store.listed("changed/small/results") if key.endswith(".parquet")]) == 2
+    assert rows(trial) == before
+    fewer = experiment("s3://bucket/changed", data={"source": "portraits:test", "limit": 3})
+    assert do(fewer).images_missing == 0
+    assert len(rows(fewer)) == 6
+    assert do(trial).images_missing == 0
+    assert rows(trial) == before
+
+
+def test_a_batch_costs_a_question_and_two_objects(store: ObjectStore) -> None:
+    trial = experiment("s3://bucket/requests")
+    plan, worker = Plan.of(trial), Worker(Workload.of(trial))
+    for cell, indices in plan.batches:
+        before = len(store.requests())
+        worker.process(load(trial.source, cell, indices, trial.image_size))
+        asked = Counter(line.split()[0] for line in store.requests()[before:])
+        assert asked == {"HEAD": 1, "PUT": 2}
+    assert [key for key in store.listed("requests") if key.endswith("/")] == []  # a store has no folders to make
+    run = run_of(trial)
+    before = len(store.requests())
+    assert len(run.sizes("results")) == 6
+    assert len(store.requests()) == before + 1
+
+
+def test_a_batch_that_comes_again_is_taken_over(store: ObjectStore) -> None:
+    trial = experiment("s3://bucket/again")
+    batch = load(trial.source, trial.cells[0].hash, [0, 1, 2], trial.image_size)
+    assert Worker(Workload.of(trial)).process(batch)["done"] == 3
+    first = run_of(trial).results(["image_id", "seconds"])
+    assert Worker(Workload.of(trial)).process(batch)["done"] == 3
+    assert run_of(trial).results(["image_id", "seconds"]) == first
+
+
+def test_the_command_line_and_what_comes_after_it(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(yaml.safe_dump(mapping(tmp_path, baseline="pinv")))
+    query = f"?endpoint_override={store.endpoint.removeprefix('http://')}&scheme=http"
+    location = f"s3://bucket/runs/small{query}"
+    line = [sys.executable, "-m", "ray_jobs.evaluate", str(config), f"output=s3://bucket/runs{query}"]
+    environment = {name: value for name, value in os.environ.items() if name != "AWS_ENDPOINT_URL"}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"s3://bucket/runs/small/report.html{query}" in done.stdout
+    here = experiment(tmp_path / "here")
+    do(here)
+    found = RunFolder(location).results(["solver", "image_id", "psnr"]).to_pylist()
+    assert {("sr4", row["solver"], 0, row["image_id"]): row["psnr"] for row in found} == close(rows(here))
+    keys = {key.removeprefix("runs/small/") for key in store.listed("runs/small/")}
+    assert keys >= {"config.yaml", "provenance.json", "status.json", "summary.csv", "comparisons.csv", "report.md"}
+    assert b"ddnm" in store.get("runs/small/report.html")
+    assert RunFolder(location).read_json("status.json")["exit_code"] == 0
+
+    monkeypatch.chdir(tmp_path)
+    assert report.main([location]) == cli.COMPLETE
+    assert track.main([location]) == cli.COMPLETE
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    tracked = client.search_runs([client.get_experiment_by_name("ipsolve").experiment_id])
+    assert sorted(each.info.run_name for each in tracked) == ["small", "sr4 / ddnm", "sr4 / pinv"]
+    texts = [done.stdout, *capsys.readouterr(), *(store.get(f"runs/small/{key}").decode("latin-1") for key in keys)]
+    assert [text for text in texts if SECRET in text] == []
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "dry run", "report", "track"])
+@pytest.mark.parametrize("trouble", ["no bucket", "dead endpoint", "wrong credentials"])
+def test_a_store_that_refuses_is_one_line_within_seconds(
+    store: ObjectStore,
+    tmp_path: Path,
+    command: str,
+    trouble: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config, bucket = tmp_path / "x.yaml", "no-bucket" if trouble == "no bucket" else BUCKET
+    config.write_text(yaml.safe_dump(mapping(f"s3://{bucket}/runs")))
+    if trouble == "dead endpoint":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    start = time.monotonic()
+    store.wants_credentials(trouble == "wrong credentials")
+    try:
+        if command in ("report", "track"):
+            code = {"report": report, "track": track}[command].main([f"s3://{bucket}/runs/small"])
+        else:
+            code = evaluate.main([str(config), *(["--dry-run"] if command == "dry run" else [])])
+    finally:
+        store.wants_credentials(False)
+    error = capsys.readouterr().err
+    if (command, trouble) == ("dry run", "no bucket"):  # an empty place and none look alike to who may only list
+        assert code == cli.COMPLETE
+        return
+    assert code == cli.WRONG_REQUEST
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert time.monotonic() - start < 30
+    expected = {
+        "no bucket": "there is no bucket 'no-bucket'" if command == "evaluate" else "s3://no-bucket/runs/small",
+        "dead endpoint": "the store does not answer",
+        "wrong credentials": "access to bucket 'bucket' is denied",
+    }
+    assert expected[trouble] in error
+
+
+def test_a_silent_store_is_given_up(
+    store: ObjectStore, silent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", silent)
+    monkeypatch.setattr("ipsolve.filesystems._S3_SILENCE_SECONDS", 1)
+    assert report.main(["s3://bucket/runs/small"]) == cli.WRONG_REQUEST
+    assert "the store does not answer" in capsys.readouterr().err
