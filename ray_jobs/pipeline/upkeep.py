@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ipsolve.cells import Cell
+from ipsolve.filesystems import is_of_store
 from ipsolve.results import ATTEMPTS, FAILURES, REFERENCES, RESULTS, SUPERSEDED, RunFolder, cell_of
 from ray_jobs.pipeline.storage import file_name, folder_of, merge_files, read_ids, read_rows
 
@@ -29,7 +30,11 @@ def scan(run: RunFolder, files: Iterable[str]) -> tuple[Index, list[str]]:
     def ids(path: str) -> list[str] | None:
         try:
             return read_ids(run, path)
-        except (pa.ArrowException, KeyError, OSError):
+        except (pa.ArrowException, KeyError):
+            return None
+        except OSError as error:
+            if is_of_store(error):  # a file that cannot be had now is not a torn file
+                raise
             return None
 
     paths = list(files)

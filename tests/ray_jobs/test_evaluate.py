@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +23,7 @@ from ipsolve.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.evaluate import evaluate
 from ray_jobs.pipeline import cluster
-from tests.ray_jobs.small_runs import NotANumber, Poison, Slow, close, do, experiment, mapping, rows
+from tests.ray_jobs.small_runs import close, do, experiment, mapping, rows
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -82,45 +80,6 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert child.data.metrics["n"] == 5
     assert found["small"].inputs.dataset_inputs[0].dataset.name == "portraits:test"
     assert {item.path for item in client.list_artifacts(found["small"].info.run_id)} > {"report.html", "summary.csv"}
-
-
-def test_a_killed_actor_costs_its_batch_a_repetition(tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    pids.mkdir()
-    slow = {"slow": Slow(seconds=0.5, pid_folder=str(pids))}
-    compute = {"batch_size": 1, "num_actors": 2}
-    trial = experiment(tmp_path, slow, compute=compute)
-
-    def kill() -> None:
-        wait_for(lambda: len(list(pids.iterdir())) >= 2)
-        os.kill(int(min(pids.iterdir(), key=os.path.getmtime).name.split("-")[0]), signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    assert evaluate(trial) == cli.COMPLETE
-    killer.join()
-    assert len(list(pids.iterdir())) <= 5 + 1  # five images, and the batch that was killed
-    reference = experiment(tmp_path / "alone", {"slow": Slow(seconds=0)}, compute=compute)
-    do(reference)
-    assert rows(trial) == close(rows(reference))
-
-
-def test_a_batch_that_always_kills_its_process_ends_in_failures(tmp_path: Path) -> None:
-    suspects = experiment(
-        tmp_path / "suspects", {"faulty": NotANumber()}, solvers={"pinv": {"solver": "pseudo_inverse"}}
-    )
-    do(suspects)
-    bright = RunFolder(suspects.config.run_location).failures()["image_id"].to_pylist()
-    assert bright
-    first = suspects.image_ids.index(bright[0])
-    data = {"source": "portraits:test", "limit": first + 1}
-    trial = experiment(tmp_path, {"faulty": Poison()}, solvers={"pinv": {"solver": "pseudo_inverse"}}, data=data)
-    assert evaluate(trial) == cli.SOME_IMAGES_FAILED
-    run = RunFolder(trial.config.run_location)
-    failures = run.failures().to_pylist()
-    assert [(row["image_id"], row["solver"], row["stage"]) for row in failures] == [(bright[0], "faulty", "crash")]
-    assert len(rows(trial)) == 2 * (first + 1) - 1
-    assert run.read_json("status.json")["exit_code"] == cli.SOME_IMAGES_FAILED
 
 
 def command(config: Path, *words: str) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.faults.solvers import BrokenDevice, NotANumber, OutOfMemory, Raises
 from ipsolve.errors import RequestError
 from ipsolve.experiment import Experiment
 from ipsolve.metrics import METRICS
@@ -19,7 +20,7 @@ from ray_jobs.pipeline.reading import load
 from ray_jobs.pipeline.upkeep import tidy
 from ray_jobs.pipeline.worker import MAX_DEATHS, Worker
 from ray_jobs.pipeline.workload import Workload
-from tests.ray_jobs.small_runs import BrokenDevice, NotANumber, OutOfMemory, Raises, experiment
+from tests.ray_jobs.small_runs import experiment
 
 DETERMINED = ("psnr", "ssim", "consistency", *COUNTS)
 SOLVERS = {
