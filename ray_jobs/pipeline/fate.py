@@ -39,7 +39,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[], tuple[int, str]]) -
         _status(run, "interrupted", cli.INTERRUPTED, "interrupted; the same command goes on from here")
         raise KeyboardInterrupt from None
     except RequestError as error:
-        _status(run, "wrong request", cli.WRONG_REQUEST, str(error))
+        _status(run, "wrong request", cli.WRONG_REQUEST, redact(str(error)))
         raise
     except Exception as error:  # the outermost handler of a command: one line for the person, the rest for the file
         # an error from an actor carries a traceback in its text, and what happened is the last line of it
