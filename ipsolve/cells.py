@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from ipsolve.config import RunConfig, Tracking
 from ipsolve.errors import RequestError
 from ipsolve.registry import did_you_mean
+from ipsolve.secrets import refuse_secrets
 from ipsolve.validation import field_names
 
 
@@ -70,11 +70,7 @@ def check_run(baseline: str | None, solvers: Collection[str], tracking: Tracking
     if baseline is not None and baseline not in solvers:
         hint = did_you_mean(baseline, solvers)
         raise RequestError(f"baseline: no solver {baseline!r}{hint}; allowed: {', '.join(solvers)}")
-    if re.search(r"://[^/@]*:[^/@]*@", tracking.uri or ""):
-        raise RequestError(
-            "tracking.uri: must not hold a password, it would be recorded; "
-            "allowed: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
-        )
+    refuse_secrets(tracking.uri, "tracking.uri")
 
 
 def at(where: str, check: Any, *arguments: Any) -> Any:

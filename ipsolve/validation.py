@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ipsolve.errors import RequestError
 from ipsolve.registry import did_you_mean
+from ipsolve.secrets import refuse_secrets
 
 T = TypeVar("T")
 
@@ -27,12 +28,13 @@ def build(cls: type[T], mapping: object, where: str) -> T:
         where: dotted path of ``mapping`` in the request, such as ``solvers.resample``; it starts the message.
 
     Raises:
-        RequestError: one line for the first fault, for example
+        RequestError: one line for the first fault, for example a secret in a URI,
             ``solvers.resample.num_steps: must be greater than 0 (got -3)`` or
             ``tasks.sr4.facter: unknown key (did you mean 'factor'?); allowed: factor``.
     """
     if not isinstance(mapping, Mapping):
         raise RequestError(f"{where}: must be a mapping of keys to values (got {mapping!r})")
+    refuse_secrets(mapping, where)
     not_words = [key for key in mapping if not isinstance(key, str)]
     if not_words:
         raise RequestError(f"{where}: keys must be words (got {not_words[0]!r})")

@@ -16,6 +16,11 @@ from ipsolve.secrets import redact
 COMPLETE, FAILED, WRONG_REQUEST, SOME_IMAGES_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
+def printable(text: str) -> str:
+    """Return a text as one line that a terminal does not obey: a file may be named by anybody, and hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def run_command(command: Callable[[], int]) -> int:
     """Return the exit code of a command: 2 and one line on stderr where the request is wrong, 130 on Ctrl-C.
 
@@ -24,11 +29,11 @@ def run_command(command: Callable[[], int]) -> int:
     try:
         return command()
     except RequestError as error:
-        print(f"error: {redact(str(error))}", file=sys.stderr)
+        print(f"error: {printable(redact(str(error)))}", file=sys.stderr)
         return WRONG_REQUEST
     except OSError as error:  # a disk or store that the request names and that fails outside of any run
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {redact(place + reason(error))}", file=sys.stderr)
+        print(f"error: {printable(redact(place + reason(error)))}", file=sys.stderr)
         return WRONG_REQUEST
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

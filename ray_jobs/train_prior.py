@@ -21,6 +21,8 @@ from ray.train.torch import TorchTrainer
 
 from ipsolve.datasets import open_source
 from ipsolve.errors import RequestError
+from ipsolve.secrets import redact
+from ray_jobs.pipeline.cluster import keep_to_loopback
 from ray_jobs.training.autoencoder import train_autoencoder
 from ray_jobs.training.config import TrainingConfig, load_config
 from ray_jobs.training.diffusion import train_unet
@@ -123,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _start_ray(config)
         prior = train_prior(config)
     except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         return 2
     print(f"prior: {prior}")
     return 0
@@ -133,6 +135,7 @@ def _start_ray(config: TrainingConfig) -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init()
         return
+    keep_to_loopback()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # Ray Train would print a worker's lines twice
     # one CPU more than the workers take, for the trainer's own controller
     cores = config.compute.num_workers * config.compute.threads_per_worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ray_jobs.pipeline.autoscaling import nodes_to_come, total
 READERS = 2  # logical CPUs that no solver actor may take
 OBJECT_STORE_BYTES = 256 * 2**20
 START_ATTEMPTS = 3
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def connect(num_cpus: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if cluster_address() is None:
+        keep_to_loopback()
     import psutil
     import ray
 
@@ -99,7 +103,6 @@ def connect(num_cpus: int) -> None:
             "address": "local",  # never a cluster that merely happens to run on this machine
             "num_cpus": num_cpus + READERS,
             "include_dashboard": False,
-            # ray.md 0: this is what Ray tells others; its servers listen on all interfaces all the same
             "_node_ip_address": "127.0.0.1",
             "object_store_memory": OBJECT_STORE_BYTES,
         }
@@ -118,6 +121,21 @@ def connect(num_cpus: int) -> None:
             if not attempts_left:
                 raise
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces the handler by its own
+
+
+def keep_to_loopback() -> None:
+    """Let the servers of the Ray that is going to be started here listen on 127.0.0.1, and ask for a token of its own.
+
+    Told 127.0.0.1 alone, Ray takes the address of the host and listens on all interfaces; it listens on loopback where
+    it holds that there are no clusters, as it does on Macs and says in this variable (Ray 2.60, measured on Linux).
+    """
+    os.environ.setdefault(_CLUSTERS, "0")
+    constants = sys.modules.get("ray._private.ray_constants")  # read when it was imported, which may have been before
+    if constants is not None and os.environ[_CLUSTERS] == "0":
+        constants.ENABLE_RAY_CLUSTER = False  # type: ignore[attr-defined]
+    # a local Ray asks for a token by default, but would make one and leave it in the home directory for good
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @contextmanager

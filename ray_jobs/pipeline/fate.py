@@ -111,7 +111,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[Status], tuple[int, st
             status.end("interrupted", cli.INTERRUPTED, "interrupted; the same command goes on from here")
             raise KeyboardInterrupt from None
         except RequestError as error:
-            status.refuse(str(error))
+            status.refuse(redact(str(error)))
             raise
         except Exception as error:  # the outermost handler of a command: one line for the person, the rest for the file
             # an error from an actor carries a traceback in its text, and what happened is the last line of it

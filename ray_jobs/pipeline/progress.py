@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from ipsolve.cells import Cell
+from ray_jobs.cli import printable
 from ray_jobs.pipeline.autoscaling import lacking
 from ray_jobs.pipeline.plan import Plan
 
@@ -64,7 +65,7 @@ class Progress:
         self.failed += report["failed"]
         self.left[report["cell"]] -= count
         for note in report["notes"]:
-            self._print(f"  note: {note}")
+            self._print(f"  note: {printable(note)}")
         if self.left[report["cell"]] == 0:
             self._print(f"  finished: {self.cells[report['cell']]}  ({self._line()})")
         elif self._bar is None and time.monotonic() - self.spoken >= SECONDS_BETWEEN_LINES:

@@ -76,7 +76,9 @@ class DiffusionStage(Stage):
         self.device = prepare_worker(config.compute)
 
         torch.manual_seed(config.seed)
-        self.unet = UNet2DModel.from_pretrained(spec.init_from) if spec.init_from else new_unet(config)
+        self.unet = (
+            UNet2DModel.from_pretrained(spec.init_from, use_safetensors=True) if spec.init_from else new_unet(config)
+        )
         self.loss = DenoisingLoss(self.unet, config, self.device).to(self.device)
         self.optimisers = self._optimisers()
         self.average = moving_average(self.unet, spec.ema_decay)
@@ -139,7 +141,12 @@ class DiffusionStage(Stage):
         if self.vae_folder is None:
             images = pixel_shuffle(states, FACTOR)
         else:
-            images = AutoencoderKL.from_pretrained(self.vae_folder).to(self.device).decode(states).sample
+            images = (
+                AutoencoderKL.from_pretrained(self.vae_folder, use_safetensors=True)
+                .to(self.device)
+                .decode(states)
+                .sample
+            )
         sheet = contact_sheet(images, columns=8)
         path = self.config.folder / "samples" / f"step-{step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

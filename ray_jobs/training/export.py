@@ -42,7 +42,7 @@ def fold_whitening(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
 
 def export_autoencoder(trained: Path, images: Path, folder: Path) -> Path:
     """Write the whitened autoencoder of ``trained`` to ``folder`` in fp16; statistics are over training images."""
-    vae = AutoencoderKL.from_pretrained(trained)
+    vae = AutoencoderKL.from_pretrained(trained, use_safetensors=True)
     shards = Shards(images)
     latents = encode(vae, shards[np.arange(min(len(shards), _WHITENING_IMAGES))])
     fold_whitening(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
@@ -61,7 +61,7 @@ def save_half(network: torch.nn.Module, folder: Path) -> Path:
 def export_unet(trained: Path, prior: Path, spec: UNet) -> None:
     """Write the UNet of ``trained`` and its schedule into the folder of the prior."""
     noise_scheduler(spec).save_pretrained(prior / "scheduler")
-    save_half(UNet2DModel.from_pretrained(trained), prior / "unet")
+    save_half(UNet2DModel.from_pretrained(trained, use_safetensors=True), prior / "unet")
 
 
 @torch.no_grad()
@@ -89,6 +89,6 @@ def _encode_shard(vae: Path | None, images: Path, latents: Path) -> None:
     if vae is None:
         write_array(latents, pixel_unshuffle(to_images(torch.from_numpy(np.load(images))), FACTOR).half().numpy())
         return
-    network = AutoencoderKL.from_pretrained(vae)
+    network = AutoencoderKL.from_pretrained(vae, use_safetensors=True)
     network.to("cuda" if ray.get_gpu_ids() else "cpu")
     write_array(latents, encode(network, torch.from_numpy(np.load(images))).half().numpy())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ipsolve.secrets import redact
 from ray_jobs.training.config import TrainingConfig
 
 _RUN_FILE = "mlflow_run_id"
@@ -82,7 +83,7 @@ class Tracker:
             return action(self._client)
         except Exception as error:  # a server, a database or a disk can fail in any way, and training must go on
             self._works = False
-            reason = " ".join(str(error).split())[:200]
+            reason = redact(" ".join(str(error).split()))[:200]
             print(f"warning: MLflow at {self.address.uri} is not used from here on ({reason})", flush=True)
             return None
 

@@ -44,6 +44,16 @@ def wait_for(condition: object, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+def test_nothing_listens_beyond_loopback() -> None:
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = [
+        (each.name(), link.laddr.ip) for each in family for link in each.net_connections() if link.status == "LISTEN"
+    ]
+    assert {name for name, _ in found} >= {"gcs_server", "raylet"}
+    assert [(name, ip) for name, ip in found if ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64  # of this process: none is left in the home directory
+
+
 def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trial = experiment(tmp_path, baseline="pinv", compute={"batch_size": 2, "num_actors": 2})
     assert evaluate(trial) == cli.COMPLETE
