@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -33,9 +34,9 @@ class LocalCluster:
         self.address = f"127.0.0.1:{port}"
         self._nodes: list[subprocess.Popen[bytes]] = []
         board = [f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
-        self.head = self._start(
-            ["--head", f"--port={port}", f"--dashboard-port={self.dashboard_port}", *board], num_cpus
-        )
+        head = ["--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={self.dashboard_port}"]
+        # this variable lets Ray listen on loopback alone where it is told 127.0.0.1, and no other node may join by it
+        self.head = self._start([*head, *board], num_cpus, {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"})
 
     @property
     def jobs(self) -> str:
@@ -44,7 +45,7 @@ class LocalCluster:
 
     def add_worker(self, num_cpus: int) -> subprocess.Popen[bytes]:
         """Start another node and wait until it has joined."""
-        return self._start([f"--address={self.address}"], num_cpus)
+        return self._start([f"--address={self.address}", "--node-ip-address=127.0.0.2"], num_cpus, {})
 
     def remove(self, node: subprocess.Popen[bytes]) -> None:
         """Take a node away as a power cut does: all its processes at once, without a word."""
@@ -83,17 +84,19 @@ class LocalCluster:
             node.kill()
         self._nodes.clear()
 
-    def _start(self, words: list[str], num_cpus: int) -> subprocess.Popen[bytes]:
+    def _start(self, words: list[str], num_cpus: int, variables: dict[str, str]) -> subprocess.Popen[bytes]:
         ports = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port")]
         line = [
-            *(str(Path(sys.executable).with_name("ray")), "start", "--block", "--node-ip-address=127.0.0.1"),
+            *(str(Path(sys.executable).with_name("ray")), "start", "--block"),
             *(*words, *ports, f"--num-cpus={num_cpus}", "--num-gpus=0", "--disable-usage-stats"),
             f"--object-store-memory={OBJECT_STORE_BYTES}",
         ]
         log = self.folder / f"node{len(self._nodes)}-{time.monotonic_ns()}.log"
-        patient = os.environ | {"RAY_raylet_start_wait_time_s": str(int(START_SECONDS))}  # not 30
+        patient = {"RAY_raylet_start_wait_time_s": str(int(START_SECONDS))}  # not 30
         with log.open("wb") as stream:
-            node = subprocess.Popen(line, stdout=stream, stderr=subprocess.STDOUT, cwd=self.folder, env=patient)
+            node = subprocess.Popen(
+                line, stdout=stream, stderr=subprocess.STDOUT, cwd=self.folder, env=os.environ | patient | variables
+            )
         self._nodes.append(node)
         deadline = time.monotonic() + START_SECONDS
         while "Ray runtime started" not in log.read_text(errors="replace"):
@@ -106,8 +109,11 @@ class LocalCluster:
 
 @contextmanager
 def local_cluster(folder: Path, num_cpus: int, dashboard: bool = False) -> Iterator[LocalCluster]:
-    """Start a head, make it the cluster of this process (``RAY_ADDRESS``), and end it all."""
-    before = os.environ.get("RAY_ADDRESS")
+    """Start a head with a token, make it the cluster of this process, and end it all.
+
+    To be called once in a process, before Ray is imported: Ray reads address, token and mode once.
+    """
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     cluster = LocalCluster(folder, num_cpus, dashboard)
     os.environ["RAY_ADDRESS"] = cluster.address
     try:
@@ -116,10 +122,6 @@ def local_cluster(folder: Path, num_cpus: int, dashboard: bool = False) -> Itera
         import ray
 
         ray.shutdown()
-        if before is None:
-            del os.environ["RAY_ADDRESS"]
-        else:
-            os.environ["RAY_ADDRESS"] = before
         cluster.stop()
 
 
