@@ -19,6 +19,7 @@ from ray_jobs import track
 from ray_jobs.cli import printable
 from ray_jobs.pipeline.storage import Failure, Storage, file_name
 from ray_jobs.pipeline.upkeep import tidy
+from ray_jobs.training.config import parse_config
 from tests.ray_jobs.small_runs import do, experiment, mapping
 from tests.ray_jobs.test_track import finish
 
@@ -35,6 +36,12 @@ def test_a_name_that_is_no_name_is_refused(tmp_path: Path, key: str, name: str) 
     with pytest.raises(RequestError) as caught:
         build(Config, request, "config")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_stays_in_its_folder_too(name: str) -> None:
+    with pytest.raises(RequestError, match=r"config\.name: String should match"):
+        parse_config({"name": name})
 
 
 def test_ids_of_a_table_are_data_and_no_paths(tmp_path: Path) -> None:

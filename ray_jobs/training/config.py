@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ipsolve.config import read_mapping
+from ipsolve.config import RunName, read_mapping
 from ipsolve.errors import RequestError
 from ipsolve.validation import build, unknown_key
 
@@ -108,7 +108,7 @@ class Tracking(Section):
 class TrainingConfig(Section):
     """``space``: whether the UNet works on an autoencoder's latents or on the pixels themselves (no autoencoder)."""
 
-    name: str
+    name: RunName
     space: Literal["latent", "pixel"] = "latent"
     seed: int = 0
     output: str = "runs/priors"
