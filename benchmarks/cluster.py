@@ -16,6 +16,9 @@ from pathlib import Path
 import psutil
 
 START_SECONDS = 180.0
+# Ray takes 127.0.0.1 for the address of the host, other addresses of the loopback stay what they are. A cluster that other
+# nodes can join listens on all interfaces whatever it is told (docs/security.md); the token keeps others out.
+HOST = "127.0.0.2"
 OBJECT_STORE_BYTES = 200 * 2**20
 
 
@@ -31,12 +34,11 @@ class LocalCluster:
     def __init__(self, folder: Path, num_cpus: int, dashboard: bool) -> None:
         self.folder = folder
         port, self.dashboard_port = free_port(), free_port()
-        self.address = f"127.0.0.1:{port}"
+        self.address = f"{HOST}:{port}"
         self._nodes: list[subprocess.Popen[bytes]] = []
         board = [f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
-        head = ["--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={self.dashboard_port}"]
-        # this variable lets Ray listen on loopback alone where it is told 127.0.0.1, and no other node may join by it
-        self.head = self._start([*head, *board], num_cpus, {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"})
+        head = ["--head", f"--node-ip-address={HOST}", f"--port={port}", f"--dashboard-port={self.dashboard_port}"]
+        self.head = self._start([*head, *board], num_cpus)
 
     @property
     def jobs(self) -> str:
@@ -45,7 +47,7 @@ class LocalCluster:
 
     def add_worker(self, num_cpus: int) -> subprocess.Popen[bytes]:
         """Start another node and wait until it has joined."""
-        return self._start([f"--address={self.address}", "--node-ip-address=127.0.0.2"], num_cpus, {})
+        return self._start([f"--address={self.address}", "--node-ip-address=127.0.0.3"], num_cpus)
 
     def remove(self, node: subprocess.Popen[bytes]) -> None:
         """Take a node away as a power cut does: all its processes at once, without a word."""
@@ -84,7 +86,7 @@ class LocalCluster:
             node.kill()
         self._nodes.clear()
 
-    def _start(self, words: list[str], num_cpus: int, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _start(self, words: list[str], num_cpus: int) -> subprocess.Popen[bytes]:
         ports = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port")]
         line = [
             *(str(Path(sys.executable).with_name("ray")), "start", "--block"),
@@ -95,7 +97,7 @@ class LocalCluster:
         patient = {"RAY_raylet_start_wait_time_s": str(int(START_SECONDS))}  # not 30
         with log.open("wb") as stream:
             node = subprocess.Popen(
-                line, stdout=stream, stderr=subprocess.STDOUT, cwd=self.folder, env=os.environ | patient | variables
+                line, stdout=stream, stderr=subprocess.STDOUT, cwd=self.folder, env=os.environ | patient
             )
         self._nodes.append(node)
         deadline = time.monotonic() + START_SECONDS
