@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 
 START_SECONDS = 180.0
-# Ray takes 127.0.0.1 for the address of the host, other addresses of the loopback stay what they are. A cluster that other
-# nodes can join listens on all interfaces whatever it is told (docs/security.md); the token keeps others out.
+# Ray takes 127.0.0.1 for the address of the host, other addresses of the loopback stay what they are. A cluster that
+# other nodes can join listens on all interfaces whatever it is told (docs/security.md); the token keeps others out.
 HOST = "127.0.0.2"
 OBJECT_STORE_BYTES = 200 * 2**20
 
