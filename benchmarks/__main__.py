@@ -19,7 +19,8 @@ from pathlib import Path
 from benchmarks import record
 from benchmarks.harness import ROOT, Options, Skipped, cores
 
-BENCHMARKS = ("projection", "frechet", "solvers", "engine", "faults", "resample", "ldm_vq4")  # short ones first
+# short ones first
+BENCHMARKS = ("projection", "frechet", "solvers", "engine", "scale", "faults", "resample", "ldm_vq4")
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 # beside the file that it becomes, so that the rename stays on one disk; hidden, so that no reader takes it for a result
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.unfinished")
+ROW_GROUP = 1024  # rows: what a reader of a few columns or images holds at a time, where a file is 256 MB
 THREADS = 16  # requests at a time where there are many: each waits, none computes
 
 
@@ -103,7 +104,7 @@ class Folder:
     def write_table(self, path: str, table: pa.Table) -> None:
         """Write a Parquet file, all of it or none."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
         self.write(path, sink.getvalue())
 
     def write_json(self, name: str, content: object) -> None:

@@ -19,7 +19,7 @@ file makes pyarrow and pandas refuse the folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -126,20 +126,84 @@ class RunFolder(Folder):
         """Return the failures, a row per (task, solver, seed, image) without a result."""
         return _once(self._read(FAILURES, None, None, FAILURE_SCHEMA), KEY)
 
+    def pick(self, columns: Sequence[str], image_ids: Collection[str], *folder: str) -> pa.Table:
+        """Return the rows of a few images in the files of ``folder``; of all others only the names are read."""
+        files = self.files(*folder)
+        if not files:
+            return pa.table({name: pa.array([], pa.null()) for name in columns})
+        wanted = pc.field("image_id").isin(list(image_ids))
+        found = self.dataset(files, folder[0]).to_table(columns=["__filename"], filter=wanted)
+        holding = found["__filename"].unique().to_pylist()
+        return self.dataset(holding or files[:1], folder[0]).to_table(columns=list(columns), filter=wanted)
+
+    def features(self, column: str, cell: tuple[str, str] | None, wanted: Collection[str] | None = None) -> Features:
+        """Return a column of feature lists, to be read in pieces.
+
+        Args:
+            column: its name.
+            cell: the (task, solver) whose results are meant; None, the ground truth.
+            wanted: only these images.
+        """
+        return Features(self, column, cell, wanted)
+
     def _read(self, folder: str, columns: list[str] | None, filters: object, empty: pa.Schema) -> pa.Table:
         files = self.files(folder)
         if not files:
             schema = empty if columns is None else pa.schema([empty.field(name) for name in columns])
             return schema.empty_table()
-        partitioning = HIVE if folder == RESULTS else None
-        dataset = pds.dataset(
-            files,
+        return self.dataset(files, folder).to_table(columns=columns, filter=filters)
+
+    def dataset(self, files: Sequence[str], folder: str) -> pds.Dataset:
+        """Return files of rows of one folder as a dataset; results have their task and solver as columns."""
+        return pds.dataset(
+            list(files),
             format="parquet",
             filesystem=self.filesystem,
-            partitioning=partitioning,
+            partitioning=HIVE if folder == RESULTS else None,
             partition_base_dir=self.path(folder),
         )
-        return dataset.to_table(columns=columns, filter=filters)
+
+
+class Features:
+    """Features of a set of images, an iterable of (n, d) arrays as they are on disk; each row once.
+
+    Inception's features of ten million images take 40 GB: what needs a look at each of them only takes them in pieces.
+    ``count`` is the number of rows, once they have been gone through.
+    """
+
+    ROWS = 4096
+
+    def __init__(
+        self, run: RunFolder, column: str, cell: tuple[str, str] | None, wanted: Collection[str] | None
+    ) -> None:
+        self._run, self._column, self._cell = run, column, cell
+        self._wanted = wanted if wanted is None else frozenset(wanted)
+        self.count = 0
+
+    def __iter__(self) -> Iterator[NDArray[np.float16]]:
+        self.count = 0
+        seen: set[tuple[int, str]] = set()  # a crash between two steps of a compaction leaves a row in two files
+        for batch in self._batches():
+            table = batch.filter(pc.is_valid(batch[self._column]))
+            seeds = table["seed"].to_pylist() if self._cell else [0] * len(table)
+            keep = []
+            for key in zip(seeds, table["image_id"].to_pylist(), strict=True):
+                keep.append(key not in seen and (self._wanted is None or key[1] in self._wanted))
+                if keep[-1]:
+                    seen.add(key)
+            rows = table[self._column].filter(pa.array(keep, pa.bool_()))
+            if len(rows):
+                self.count += len(rows)
+                yield np.asarray(rows.flatten().to_numpy(zero_copy_only=False)).reshape(len(rows), -1)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        folder = (RESULTS, f"task={self._cell[0]}", f"solver={self._cell[1]}") if self._cell else (REFERENCES,)
+        columns = ["image_id", self._column, *(["seed"] if self._cell else [])]
+        files = self._run.files(*folder)
+        if files:
+            reader = self._run.dataset(files, folder[0])
+            # two row groups ahead, not 16 of each of four files: a row group is up to 256 MB where images are in it
+            yield from reader.to_batches(columns=columns, batch_size=self.ROWS, batch_readahead=2, fragment_readahead=1)
 
 
 def _once(table: pa.Table, key: Sequence[str]) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
-from ipsolve.metrics.base import Rows
 from ipsolve.results import COUNTS, IMAGE_METRICS, RunFolder
 from ipsolve.statistics import PairedDifference, mean_interval, paired_difference
 
@@ -165,30 +164,19 @@ def set_distances(
     found: dict[Cell, dict[str, float]] = {cell: {} for cell in cells}
     for feature, extractor in ((name, FEATURES[name]) for name in FEATURES):
         metrics = [SET_METRICS[name]() for name in SET_METRICS if SET_METRICS[name].features == feature]
-        truths = _features(run.references(["image_id", extractor.column]), extractor.column, image_ids)
-        references = {metric.name: metric.reduce(_chunks(truths)) for metric in metrics} if len(truths) > 1 else {}
-        for (task, solver), line in found.items():
-            columns = ["image_id", extractor.column]
-            own = _features(run.results(columns, task, solver), extractor.column, image_ids) if references else truths
-            if not references or len(own) < 2:
+        truths = run.features(extractor.column, None, image_ids)
+        references = {metric.name: metric.reduce(truths) for metric in metrics}
+        if truths.count < 2:
+            continue
+        for cell, line in found.items():
+            own = run.features(extractor.column, cell, image_ids)
+            reduced = {metric.name: metric.reduce(own) for metric in metrics}
+            if own.count < 2:
                 continue
-            for metric in metrics:
-                line[metric.name] = metric.distance(metric.reduce(_chunks(own)), references[metric.name])
+            line |= {metric.name: metric.distance(reduced[metric.name], references[metric.name]) for metric in metrics}
             if "fid" in references:
-                line["fid_n"] = len(own)
+                line["fid_n"] = own.count
     return found
-
-
-def _features(table: pa.Table, column: str, image_ids: Collection[str] | None) -> pa.ChunkedArray:
-    return planned(table, image_ids)[column].drop_null()
-
-
-def _chunks(column: pa.ChunkedArray, size: int = 4096) -> Iterator[Rows]:
-    for chunk in column.chunks:
-        for start in range(0, len(chunk), size):
-            part = chunk.slice(start, size)
-            if len(part):
-                yield np.asarray(part.flatten().to_numpy(zero_copy_only=False)).reshape(len(part), -1)
 
 
 def planned(table: pa.Table, image_ids: Collection[str] | None) -> pa.Table:

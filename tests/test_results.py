@@ -94,6 +94,32 @@ def test_features_come_back_as_a_matrix(tmp_path: Path) -> None:
     assert feature_matrix(table["inception_features"]).shape[0] == 0
 
 
+def test_features_in_pieces_are_those_of_the_tables_each_row_once(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    values = np.arange(6 * DIM, dtype=np.float16).reshape(6, DIM)
+    columns = [list("abcdef"), [b"png"] * 6, [*values[:5], None], [None] * 6]
+    table = pa.table(columns, schema=REFERENCE_SCHEMA)
+    run.write_table(run.path("references", "abc-1.parquet"), table)
+    run.write_table(run.path("references", "abc-2.parquet"), table.slice(0, 2))  # left by a crashed compaction
+    found = run.features("features", None)
+    for _ in range(2):  # as often as there are metrics
+        assert np.concatenate(list(found)).tolist() == values[:5].tolist()
+        assert found.count == 5
+    some = run.features("features", None, ["b", "d", "f"])
+    assert np.concatenate(list(some)).tolist() == values[[1, 3]].tolist()
+    assert list(run.features("inception_features", None)) == []
+    assert list(RunFolder(tmp_path / "none").features("features", ("sr4", "tv"))) == []
+
+
+def test_few_images_are_picked_out_of_the_files_that_hold_them(run: RunFolder) -> None:
+    table = run.pick(["image_id", "psnr"], ["a", "c"], "results", "task=sr4", "solver=tv")
+    every = run.results(["image_id", "psnr"], task="sr4", solver="tv").to_pylist()
+    assert len(every) > len(table) > 0
+    assert table.to_pylist() == [row for row in every if row["image_id"] in "ac"]
+    for names, folder in ((["nobody"], "results"), (["a"], "absent")):
+        assert len(run.pick(["image_id"], names, folder)) == 0
+
+
 def test_the_cell_is_in_the_file_name(run: RunFolder) -> None:
     assert {cell_of(path) for path in run.files("results")} == {"abc"}
 

@@ -26,6 +26,7 @@ from ipsolve.experiment import Experiment
 from ipsolve.results import RunFolder
 from ipsolve.solvers import Solver
 from ipsolve.validation import build
+from ray_jobs import cli
 from ray_jobs.evaluate import evaluate
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.reading import load
@@ -77,13 +78,13 @@ class Scene:
     def run(self) -> RunFolder:
         return RunFolder(self.folder / "run")
 
-    def evaluate(self, trial: Experiment) -> int:
-        """Run a driver in this process; return its exit code."""
+    def evaluate(self, trial: Experiment, wanted: int = cli.COMPLETE) -> None:
+        """Run a driver in this process; AssertionError unless its exit code is the wanted one."""
         stream = io.StringIO()
         with redirect_stdout(stream), redirect_stderr(stream):
             code = evaluate(trial)
         self.said += stream.getvalue()
-        return code
+        require(code == wanted, f"exit code {code}, must be {wanted}: {stream.getvalue()[-500:]}")
 
     def command(self, solver: Solver) -> list[str]:
         """Return the command of a driver in a process of its own; the solver has to be one that it knows."""

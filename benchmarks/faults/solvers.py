@@ -104,15 +104,19 @@ class Slow(Faulty):
     Args:
         seconds: for an image.
         calls: a folder; each call leaves the number of its process in it. Empty: nothing is left.
+        hold: a file; a call takes no less time than the file is there.
     """
 
     name: ClassVar[str] = "slow"
     seconds: float = 1.0
     calls: str = ""
+    hold: str = ""
 
     def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
         if self.calls:
             for _ in y:
                 Path(self.calls, f"{os.getpid()}-{time.monotonic_ns()}").touch()
         time.sleep(self.seconds * len(y))
+        while self.hold and Path(self.hold).exists():
+            time.sleep(0.05)
         return x_hat

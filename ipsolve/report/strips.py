@@ -6,12 +6,10 @@ import base64
 from typing import NamedTuple
 
 import pandas as pd
-import pyarrow.compute as pc
-import pyarrow.dataset as pds
 
 from ipsolve.report.tables import number
 from ipsolve.report.view import RunView
-from ipsolve.results import RESULTS
+from ipsolve.results import REFERENCES, RESULTS
 from ipsolve.summary import present
 
 
@@ -78,23 +76,14 @@ def choose(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def _truths(view: RunView, image_ids: list[str]) -> dict[str, bytes]:
-    # the dataset filters while it reads: a run of 50,000 images does not pass through memory for three of them
-    files = view.run.files("references")
-    if not files:
-        return {}
-    dataset = pds.dataset(files, format="parquet", filesystem=view.run.filesystem)
-    table = dataset.to_table(columns=["image_id", "image"], filter=pc.field("image_id").isin(image_ids))
+    table = view.run.pick(["image_id", "image"], image_ids, REFERENCES)
     return dict(zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True))
 
 
 def _pictures(view: RunView, task: str, solver: str, seed: int, image_ids: list[str]) -> dict[str, dict[str, bytes]]:
-    files = view.run.files(RESULTS, f"task={task}", f"solver={solver}")
-    if not files:
-        return {}
-    dataset = pds.dataset(files, format="parquet", filesystem=view.run.filesystem)
-    wanted = pc.field("image_id").isin(image_ids) & (pc.field("seed") == int(seed))
-    table = dataset.to_table(columns=["image_id", "measurement", "reconstruction"], filter=wanted)
-    return {row["image_id"]: row for row in table.to_pylist()}
+    columns = ["image_id", "seed", "measurement", "reconstruction"]
+    table = view.run.pick(columns, image_ids, RESULTS, f"task={task}", f"solver={solver}")
+    return {row["image_id"]: row for row in table.to_pylist() if row["seed"] == seed}
 
 
 def _uri(png: bytes | None) -> str:

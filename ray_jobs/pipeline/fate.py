@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -124,6 +125,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[Status], tuple[int, st
             return cli.FAILED
         finally:
             signal.signal(signal.SIGTERM, before)
+            gc.collect()  # Ray ends an actor when nothing refers to it, and the frames of an error do, in a circle
         status.end("complete", code, message)
         print(message)
         return code

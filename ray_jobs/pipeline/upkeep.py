@@ -71,7 +71,7 @@ def tidy(run: RunFolder, cells: Iterable[Cell], wanted: set[str], retry_failed: 
     index, torn = scan(run, rows_of(run))
     for path in torn:
         notes.append(f"torn file {os.path.basename(path)} moved to {SUPERSEDED}/torn; its images are done again")
-        run.move(path, run.path(SUPERSEDED, "torn", os.path.basename(path)))
+        run.move(path, run.path(SUPERSEDED, "torn", _kind(run, path), os.path.basename(path)))
     each_once(run, index, wanted)
     return notes
 

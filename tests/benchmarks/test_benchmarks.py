@@ -19,6 +19,8 @@ COLUMNS = {
     "frechet": {"method", "statistics s", "peak MiB", "distance", "relative difference"},
     "solvers": {"solver", "batch", "images/s", "outside networks %", "settings"},
     "engine": {"threads", "loop images/s", "ray images/s", "ray / loop", "loop start-up s", "ray start-up s"},
+    "faults": {"fault", "played", "held", "median s", "what", "failures"},
+    "scale": {"what", "actors", "busy"},
     "resample": {"task", "arm", "s per image", "times faster", "psnr", "network calls"},
     "ldm_vq4": {"precision", "compile", "batch", "guided steps/s"},
 }

@@ -13,6 +13,7 @@ from ipsolve.metrics.distances import (
     frechet_distance,
     kernel_distance,
     moments,
+    sample_rows,
 )
 
 
@@ -112,6 +113,17 @@ def test_kernel_distance_of_subsets_is_seeded_and_agrees_with_clean_fid() -> Non
     np.random.seed(0)  # noqa: NPY002  (clean-fid draws from the global state)
     expected = reference(x, y, num_subsets=400, max_subset_size=100)
     assert found == pytest.approx(expected, rel=0.05)  # two Monte Carlo means over 400 subsets
+
+
+def test_a_sample_of_many_rows_is_uniform_and_of_few_is_all_of_them() -> None:
+    rows = np.arange(1000, dtype=np.float16)[:, None]
+    chunks = [rows[start : start + 30] for start in range(0, 1000, 30)]
+    assert sample_rows(chunks, 1000).tolist() == rows.tolist()
+    drawn = [sample_rows(chunks, 50, seed)[:, 0] for seed in range(400)]
+    assert all(len(set(sample)) == 50 and sample.dtype == np.float16 for sample in drawn)
+    counts = np.bincount(np.concatenate(drawn).astype(int), minlength=1000)
+    # 20 of each on average, binomial: the sum of squares is chi-squared of 999 degrees of freedom, to 0.95
+    assert 850 < ((counts - 20) ** 2 / (20 * 0.95)).sum() < 1150
 
 
 def test_kernel_distance_is_unbiased() -> None:

@@ -18,6 +18,8 @@ from ray_jobs.pipeline.autoscaling import at_most, total
 from tests.ray_jobs.ray_head import JOB, ROOT, Head, running_head
 from tests.ray_jobs.small_runs import mapping
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 # logical GPUs: torch has none, and the actors say so and work on the CPU
 GPU_WORKER = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1}
 
