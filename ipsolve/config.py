@@ -40,6 +40,8 @@ class Compute:
         cpus_per_actor: cores of an actor, and its torch threads; ``auto``: an eighth of the machine, at least 1.
         batch_size: images solved together.
         precision: of the networks' arithmetic; float64 makes images float64 as well.
+        accelerator_type: the kind of GPU that actors run on, by Ray's name (``H100``, ``A100``, ``L4``, ...), where a
+            cluster has several and seconds are to be compared; null, any.
     """
 
     num_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
@@ -47,6 +49,7 @@ class Compute:
     cpus_per_actor: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 8
     precision: Precision = "float32"
+    accelerator_type: str | None = None
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})

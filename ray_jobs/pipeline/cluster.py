@@ -30,13 +30,15 @@ class Share:
     gpus: float
     cpus: int
     where: str
+    accelerator_type: str | None = None
 
     @property
     def device(self) -> str:
         return "cuda" if self.gpus > 0 else "cpu"
 
     def __str__(self) -> str:
-        gpus = f", {self.gpus:g} GPU each" if self.gpus else ""
+        kind = f" ({self.accelerator_type})" if self.accelerator_type else ""
+        gpus = f", {self.gpus:g} GPU{kind} each" if self.gpus else ""
         return f"{self.num_actors} actors of {self.cpus} threads{gpus} on {self.where}"
 
 
@@ -52,7 +54,12 @@ def plan_share(compute: Compute, num_batches: int) -> Share:
         RequestError: the request can never be met.
     """
     if cluster_address() is not None:
-        return _share(compute, num_batches, *_cluster_resources(), f"the cluster at {cluster_address()}")
+        resources = _cluster_resources(compute.accelerator_type)
+        return _share(compute, num_batches, *resources, f"the cluster at {cluster_address()}")
+    if compute.accelerator_type is not None:
+        raise RequestError(
+            "compute.accelerator_type: is a choice among the nodes of a cluster (RAY_ADDRESS is not set)"
+        )
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -66,16 +73,29 @@ def _share(compute: Compute, num_batches: int, cores: int, num_gpus: float, larg
     cpus = max(1, min(cores // 8, largest)) if compute.cpus_per_actor == "auto" else compute.cpus_per_actor
     most = int(num_gpus / gpus) if gpus else cores // cpus
     actors = max(most, 1) if compute.num_actors == "auto" else compute.num_actors
-    return Share(min(actors, max(num_batches, 1)), gpus, cpus, where)
+    if compute.accelerator_type is not None and not gpus:
+        raise RequestError("compute.accelerator_type: needs actors with GPUs (compute.gpus_per_actor is 0)")
+    return Share(min(actors, max(num_batches, 1)), gpus, cpus, where, compute.accelerator_type)
 
 
-def _cluster_resources() -> tuple[int, float, int]:
-    """Return the CPUs for actors and the GPUs of the cluster at its largest, and the CPUs of its largest node."""
+def _cluster_resources(accelerator_type: str | None) -> tuple[int, float, int]:
+    """Return the CPUs for actors and the GPUs of the cluster at its largest, and the CPUs of its largest node.
+
+    Only nodes with a given kind of GPU count, where one is given.
+    """
     connect(0)
     import ray
 
     up = [(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
     possible = nodes_to_come()
+    if accelerator_type is not None:
+        mark = "accelerator_type:"
+        kinds = {name.removeprefix(mark) for _, node in [*up, *possible] for name in node if name.startswith(mark)}
+        if accelerator_type not in kinds:
+            there = ", ".join(sorted(kinds)) or "none"
+            raise RequestError(f"compute.accelerator_type: no node has {accelerator_type!r}; there are: {there}")
+        up = [each for each in up if mark + accelerator_type in each[1]]
+        possible = [each for each in possible if mark + accelerator_type in each[1]]
     largest = max(int(resources.get("CPU", 0)) for _, resources in [*up, *possible])
     # the nodes that are up may be some of those that can be
     cpus, gpus = (max(total(up, kind), total(possible, kind)) for kind in ("CPU", "GPU"))

@@ -45,6 +45,7 @@ def execute(plan: Plan, share: cluster.Share, loader: Loader, work: Work) -> Ite
             # Next to a GPU the CPU share only sets threads; without GPUs it spreads the actors over the nodes.
             num_cpus=0 if share.gpus else share.cpus,
             num_gpus=share.gpus or None,
+            accelerator_type=share.accelerator_type,
             # ray.md 1d: restarts and repeats are endless, and may be, because a batch counts its own deaths
         )
     )

@@ -21,7 +21,12 @@ from tests.ray_jobs.small_runs import mapping
 pytestmark = pytest.mark.xdist_group("ray")
 
 # logical GPUs: torch has none, and the actors say so and work on the CPU
-GPU_WORKER = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1}
+GPU_WORKER = {
+    "resources": {"CPU": 1, "GPU": 1, "accelerator_type:L4": 1},
+    "node_config": {},
+    "min_workers": 0,
+    "max_workers": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +39,12 @@ def head() -> Iterator[Head]:
 def test_work_asks_for_gpus_that_are_not_there_yet_and_begins_with_the_first(head: Head, tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     # two actors, and one GPU is all that will ever come
-    path.write_text(yaml.safe_dump(mapping(tmp_path, compute={"batch_size": 1, "num_actors": 2})))
+    compute = {"batch_size": 1, "num_actors": 2, "accelerator_type": "L4"}
+    path.write_text(yaml.safe_dump(mapping(tmp_path, compute=compute)))
     done = head.submit("gpu", *JOB, str(path))
     log = head.log("gpu")
     assert head.job("gpu")["driver_exit_code"] == cli.COMPLETE, done.stdout + done.stderr
-    assert "2 actors of 1 threads, 1 GPU each on the cluster" in log
+    assert "2 actors of 1 threads, 1 GPU (L4) each on the cluster" in log
     assert "a GPU that torch cannot use" in log
     run = RunFolder(tmp_path / "small")
     assert run.read_json("status.json")["message"] == "complete: 10 images"
@@ -55,7 +61,7 @@ class Actor: ...
 
 actor = Actor.remote()
 class Plan:
-    cells, images_missing, batches = [], 1, []
+    cells, images_missing, missing = [], 1, {}
 with progress.Progress(Plan()) as shown:
     __import__("time").sleep(8)
 """
@@ -68,6 +74,16 @@ def test_what_is_waited_for_is_said(head: Head) -> None:
     line = next(line for line in done.stdout.splitlines() if "no batch is done yet" in line)
     assert "waiting for 1 x 2 GPU + 1 CPU, " in line
     assert re.search(r"the cluster has \d of \d CPUs free and \d of \d GPUs free", line)
+
+
+def test_a_kind_of_gpu_that_no_node_has_or_will_have_is_refused(head: Head, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(mapping(tmp_path, compute={"accelerator_type": "H100"})))
+    line = [sys.executable, "-m", "ray_jobs.evaluate", str(path), "--dry-run"]
+    env = head.env | {"RAY_ADDRESS": head.address}
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+    words = "error: compute.accelerator_type: no node has 'H100'; there are: L4\n"
+    assert (done.returncode, done.stderr) == (cli.WRONG_REQUEST, words)
 
 
 def worker(most: int, **resources: float) -> dict[str, Any]:
