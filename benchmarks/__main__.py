@@ -20,7 +20,7 @@ from benchmarks import record
 from benchmarks.harness import ROOT, Options, Skipped, cores
 
 # short ones first
-BENCHMARKS = ("projection", "frechet", "solvers", "engine", "scale", "faults", "resample", "ldm_vq4")
+BENCHMARKS = ("projection", "frechet", "solvers", "engine", "scale", "volume", "faults", "resample", "ldm_vq4")
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -74,7 +74,7 @@ def run(name: str, options: Options, folder: Path, page: Path | None, words: Seq
     rows = module.rows(options)
     flags = [word for word in words if word not in BENCHMARKS]
     kept |= {
-        "name": name,
+        "name": "-".join([name, *(options.tasks if name == "resample" else ())]),  # hours each: kept apart
         "command": " ".join(["python -m benchmarks", name, *flags]),
         "quick": options.quick,
         "seconds": round(time.perf_counter() - start, 1),
