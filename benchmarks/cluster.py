@@ -59,14 +59,13 @@ class LocalCluster:
         node.wait()
         self._nodes.remove(node)
 
-    def processes(self) -> list[psutil.Process]:
-        """Return all processes of the nodes."""
-        return [each for node in self._nodes for each in psutil.Process(node.pid).children(recursive=True)]
-
-    def actors(self) -> list[psutil.Process]:
-        """Return the processes of the solver actors."""
+    def actors(self, *nodes: subprocess.Popen[bytes]) -> list[psutil.Process]:
+        """Return the processes of the solver actors, of some nodes or of all."""
         found = []
-        for process in self.processes():
+        processes = [
+            each for node in nodes or self._nodes for each in psutil.Process(node.pid).children(recursive=True)
+        ]
+        for process in family:
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
                 if process.cmdline()[0].startswith("ray::MapWorker"):
                     found.append(process)

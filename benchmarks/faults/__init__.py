@@ -65,7 +65,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     server = TrackingServer(folder)
     try:
         with local_cluster(folder, NUM_CPUS, dashboard=True) as cluster:
-            yield Stage(folder, cluster, {"tracking": server})
+            yield Stage(folder, cluster, {"tracking": server, "store": f"sqlite:///{folder}/mlflow.db"})
     finally:
         server.stop()
 

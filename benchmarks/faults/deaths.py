@@ -19,7 +19,7 @@ from ray_jobs import cli
 def actor_killed_in_a_batch(scene: Scene) -> None:
     """kill -9 of an actor in the middle of a batch: only that batch is done again."""
     calls = scene.calls()
-    trial = scene.experiment(Slow(seconds=0.2, calls=str(calls)))
+    trial = scene.experiment(Slow(seconds=0.2, calls=str(calls)), compute=scene.compute(num_actors=2))
     expected = scene.undisturbed(scene.experiment(Slow(seconds=0)))
     wanted = scene.rng.randint(2, NUM_IMAGES - 2)
 
@@ -39,7 +39,7 @@ def actor_killed_in_a_batch(scene: Scene) -> None:
 
 def actor_killed_while_it_loads(scene: Scene) -> None:
     """kill -9 of an actor at any moment from its first breath: another takes its place."""
-    trial = scene.experiment(Slow(seconds=0.1))
+    trial = scene.experiment(Slow(seconds=0.1), compute=scene.compute(num_actors=2))
     expected = scene.undisturbed(scene.experiment(Slow(seconds=0)))
 
     def disturb() -> None:
@@ -57,15 +57,14 @@ def actor_killed_while_it_loads(scene: Scene) -> None:
 def node_removed(scene: Scene) -> None:
     """A node vanishes with its actors, as a spot instance does: what it had in hand is done elsewhere."""
     calls = scene.calls()
-    trial = scene.experiment(
-        Slow(seconds=0.3, calls=str(calls)), compute={"batch_size": 2, "num_actors": 3, "cpus_per_actor": 1}
-    )
+    trial = scene.experiment(Slow(seconds=0.3, calls=str(calls)), compute=scene.compute(num_actors=3))
     expected = scene.undisturbed(scene.experiment(Slow(seconds=0)))
     node = scene.cluster.add_worker(num_cpus=2)
-    wanted = scene.rng.randint(1, NUM_IMAGES - 4)
+    wanted, lost = scene.rng.randint(1, NUM_IMAGES - 4), list[psutil.Process]()
 
     def disturb() -> None:
         wait_until(lambda: len(list(calls.iterdir())) >= wanted, 120, "no batch was begun")
+        lost.extend(scene.cluster.actors(node))
         scene.cluster.remove(node)
 
     thread = scene.meanwhile(disturb)
@@ -73,6 +72,7 @@ def node_removed(scene: Scene) -> None:
         scene.evaluate(trial)
     finally:
         thread.join()
+    require(bool(lost), "no actor was on the node")
     check(scene, trial, expected)
 
 

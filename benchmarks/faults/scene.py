@@ -46,7 +46,7 @@ class Scene:
         folder: all that it writes is in here.
         rng: draws the moment of the fault.
         cluster: the nodes that the actors run on.
-        ready: what a stage keeps between scenes, such as a tracking server.
+        ready: what a stage keeps between scenes: a tracking server, and a store that is not made anew each time.
     """
 
     folder: Path
@@ -64,10 +64,15 @@ class Scene:
             "tasks": {"sr4": {"operator": "super_resolution", "factor": 4, "noise_std": 0.05}},
             "solvers": {"pinv": {"solver": "pseudo_inverse"}},
             "metrics": ["psnr", "ssim"],
-            "compute": {"batch_size": 2, "num_actors": 2, "cpus_per_actor": 1},
+            "compute": self.compute(),
             "output": str(self.folder),
+            "tracking": {"uri": self.ready.get("store")},
             **changes,
         }
+
+    def compute(self, num_actors: int = 1, batch_size: int = 2) -> dict[str, int]:
+        """Return the section ``compute``."""
+        return {"batch_size": batch_size, "num_actors": num_actors, "cpus_per_actor": 1}
 
     def experiment(self, solver: Solver | None = None, **changes: Any) -> Experiment:
         """Return the experiment, with a solver that is not registered beside ``pinv`` under the name ``faulty``."""

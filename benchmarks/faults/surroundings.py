@@ -133,8 +133,7 @@ def _fails_where_bright(scene: Scene, trial: Experiment, words: str) -> None:
 def out_of_memory(scene: Scene) -> None:
     """Too large a batch is halved until it fits, and the reason is recorded."""
     room, size = scene.rng.randint(1, 3), scene.rng.randint(4, NUM_IMAGES)
-    compute = {"batch_size": size, "num_actors": 2, "cpus_per_actor": 1}
-    trial = scene.experiment(OutOfMemory(room=room), compute=compute)
+    trial = scene.experiment(OutOfMemory(room=room), compute=scene.compute(batch_size=size))
     expected = scene.undisturbed(scene.experiment(Slow(seconds=0)))
     scene.evaluate(trial)
     check(scene, trial, expected)
