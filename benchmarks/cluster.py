@@ -62,9 +62,7 @@ class LocalCluster:
     def actors(self, *nodes: subprocess.Popen[bytes]) -> list[psutil.Process]:
         """Return the processes of the solver actors, of some nodes or of all."""
         found = []
-        processes = [
-            each for node in nodes or self._nodes for each in psutil.Process(node.pid).children(recursive=True)
-        ]
+        family = [each for node in nodes or self._nodes for each in psutil.Process(node.pid).children(recursive=True)]
         for process in family:
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
                 if process.cmdline()[0].startswith("ray::MapWorker"):
