@@ -57,7 +57,7 @@ def actor_killed_while_it_loads(scene: Scene) -> None:
 def node_removed(scene: Scene) -> None:
     """A node vanishes with its actors, as a spot instance does: what it had in hand is done elsewhere."""
     calls = scene.calls()
-    trial = scene.experiment(Slow(seconds=0.3, calls=str(calls)), compute=scene.compute(num_actors=3))
+    trial = scene.experiment(Slow(seconds=0.3, calls=str(calls)), compute=scene.compute(num_actors=4))
     expected = scene.undisturbed(scene.experiment(Slow(seconds=0)))
     node = scene.cluster.add_worker(num_cpus=2)
     wanted, lost = scene.rng.randint(1, NUM_IMAGES - 4), list[psutil.Process]()
