@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from ipsolve.errors import RequestError
 
 BLOT = "[secret]"
+_FOLDERS = ("PWD", "OLDPWD")  # of every shell: where it is and was
 _SHORTEST = 8  # of a value: shorter ones are words such as "token" and "false", and would blot out half of a text
 _SECRET_NAME = re.compile(
     r"token(?!izers)|secret|passw|passphrase|credential|signature|^sig$|apikey|(^|[_-])(key|pwd)([_-]|$)", re.I
@@ -92,7 +93,7 @@ def _values() -> list[str]:
     """Return the secrets of this process as they may stand in a text, long ones first: one may hold another."""
     found: set[str] = set()
     for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST:
+        if name not in _FOLDERS and _SECRET_NAME.search(name) and len(value) >= _SHORTEST:
             lines = [line.strip() for line in value.splitlines() if len(line.strip()) >= _SHORTEST]
             found |= {value, quote(value, safe=""), " ".join(value.split()), repr(value)[1:-1], *lines}
     return sorted(found, key=len, reverse=True)

@@ -39,6 +39,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "disabled")
     monkeypatch.setenv("API_TOKEN", "short")
+    monkeypatch.setenv("PWD", "/home/me/ipsolve")
+    monkeypatch.setenv("OLDPWD", "/home/me/ipsolve/docs")
+    monkeypatch.setenv("DB_PWD", "correct horse")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("clone https://ghp_abc@host/x failed", "clone https://[secret]@host/x failed"),
         ("https://host/x?sig=abc%3D&region=eu", "https://host/x?sig=[secret]&region=eu"),
         ("s3://b/x?secret_key=abc;region=eu", "s3://b/x?secret_key=[secret];region=eu"),
+        ("correct horse at /home/me/ipsolve/docs", "[secret] at /home/me/ipsolve/docs"),
         ("Token authentication is disabled, the tokens are short", None),
         ("sftp://me@host/x and abfs://container@account/x and user@host.org", None),
         ("s3://bucket/runs?region=x&endpoint_override=127.0.0.1:9000", None),

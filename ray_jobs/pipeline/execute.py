@@ -15,7 +15,9 @@ from ray_jobs.pipeline.worker import Loader, Work, Worker
 MAX_CHUNKS = 1024  # the driver holds every row of the source of a pipeline for its whole life
 
 
-def execute(plan: Plan, share: cluster.Share, loader: Loader, work: Work) -> Iterator[dict[str, Any]]:
+def execute(
+    plan: Plan, share: cluster.Share, loader: Loader, work: Work, written: bytes | None = None
+) -> Iterator[dict[str, Any]]:
     """Do the missing work of a plan; yield the report of each batch as soon as it is durable.
 
     All cells share the actors: the prior is loaded once per actor and no actor waits between two cells.
@@ -23,6 +25,7 @@ def execute(plan: Plan, share: cluster.Share, loader: Loader, work: Work) -> Ite
     Args:
         loader: gets the input of a batch.
         work: what every actor is told.
+        written: ``config.yaml`` of the run, which every actor has to see.
     """
     cluster.connect(share.num_actors * share.cpus)
     import ray
@@ -39,7 +42,7 @@ def execute(plan: Plan, share: cluster.Share, loader: Loader, work: Work) -> Ite
             Worker,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(work,),
+            fn_constructor_args=(work, written),
             compute=ActorPoolStrategy(size=share.num_actors),
             # ray.md 1c: an actor takes a CPU unless told otherwise, and with all of them taken no reader ever starts.
             # Next to a GPU the CPU share only sets threads; without GPUs it spreads the actors over the nodes.

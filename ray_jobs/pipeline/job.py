@@ -80,13 +80,12 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
     lines = describe_plan(plan, share, job.facts(), job.unit)
     print(*(f"note: {note}" for note in status.notes), lines, sep="\n", flush=True)
     origin = provenance.describe(experiment, str(share), run.read_json("provenance.json"), plan.num_batches > 0)
-    run.write(
-        run.path("config.yaml"), yaml.safe_dump(experiment.resolved(), sort_keys=False, allow_unicode=True).encode()
-    )
+    config = yaml.safe_dump(experiment.resolved(), sort_keys=False, allow_unicode=True).encode()
+    run.write(run.path("config.yaml"), config)
     run.write_json("provenance.json", origin)
     if plan.num_batches:
         with Progress(plan, job.unit) as progress:
-            for report in execute(plan, share, job.loader(), job.work(share.device, share.cpus)):
+            for report in execute(plan, share, job.loader(), job.work(share.device, share.cpus), config):
                 progress.update(report)
                 status.note(report["notes"])
                 status.progress(**progress.facts())

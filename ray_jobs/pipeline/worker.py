@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -13,11 +16,13 @@ import torch
 from torch import Tensor
 
 from ipsolve.cells import Cell
+from ipsolve.results import RunFolder
 from ray_jobs.pipeline.isolation import BrokenDeviceError
 from ray_jobs.pipeline.memory import keep_freed_memory
 from ray_jobs.pipeline.storage import Failure, Outcome, Storage
 
 MAX_DEATHS = 3
+PAUSES = (1.0, 5.0, 15.0, 45.0, 0.0)
 # makes the input of a batch from a cell's hash and indices: see ray_jobs.pipeline.reading.load
 Loader = Callable[[str, list[int]], dict[str, Any]]
 
@@ -53,13 +58,25 @@ class Worker:
     Ray restarts a dead actor and repeats its batch without end (ray.md 1d), so bounding that is done here: an
     attempt is counted on disk before a batch is begun. A batch whose process died is repeated image by image, and an
     image that outlived ``MAX_DEATHS`` processes becomes a failure of stage ``crash``.
+
+    Args:
+        work: what there is to do.
+        written: what the driver has left in ``config.yaml`` of the run, to see that this process sees the same folder.
+
+    Raises:
+        RuntimeError: it does not: results would be lost on the disk of a node.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, written: bytes | None = None) -> None:
         torch.set_num_threads(work.num_threads)
         keep_freed_memory()
         self.cells = work.cells
         self.storage = Storage(work.location)
+        if written is not None and not _sees(self.storage.run, written):
+            raise RuntimeError(
+                f"output: node {socket.gethostname()} does not see what the driver writes to {work.location}; "
+                "it must be a place that all nodes share, such as s3://BUCKET/runs"
+            )
         self.notes: list[str] = []
         device = work.device
         if device == "cuda" and not torch.cuda.is_available():
@@ -123,3 +140,13 @@ class Worker:
         """End this process; Ray starts another, which finds the attempt and its reason."""
         self.storage.give_reason(cell, image_ids, reason)
         os._exit(1)
+
+
+def _sees(run: RunFolder, written: bytes) -> bool:
+    """Return whether ``config.yaml`` of a run is what the driver has written, or is so before long."""
+    for pause in PAUSES:  # NFS remembers for a while that a file was not there
+        with suppress(FileNotFoundError):
+            if run.read(run.path("config.yaml")) == written:
+                return True
+        time.sleep(pause)
+    return False

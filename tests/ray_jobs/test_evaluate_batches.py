@@ -15,6 +15,7 @@ from ipsolve.errors import RequestError
 from ipsolve.experiment import Experiment
 from ipsolve.metrics import METRICS
 from ipsolve.results import COUNTS, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder
+from ray_jobs.pipeline import worker as worker_module
 from ray_jobs.pipeline.evaluator import Evaluator, Outcome
 from ray_jobs.pipeline.reading import load
 from ray_jobs.pipeline.upkeep import tidy
@@ -195,3 +196,18 @@ def test_an_unreadable_image_costs_itself_only(tmp_path: Path) -> None:
     assert (report["done"], report["failed"]) == (1, 1)
     failures = RunFolder(trial.config.run_location).failures().to_pylist()
     assert [(row["image_id"], row["stage"]) for row in failures] == [("bad.png", "read")]
+
+
+def test_an_actor_that_does_not_see_the_folder_of_the_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "PAUSES", (0.0, 0.0))
+    trial = experiment(tmp_path)
+    run = RunFolder(trial.config.run_location)
+    with pytest.raises(RuntimeError, match="does not see what the driver writes to"):
+        Worker(Workload.of(trial), b"name: small")
+    run.write(run.path("config.yaml"), b"name: of an earlier run on the disk of this node")
+    with pytest.raises(RuntimeError, match="does not see"):
+        Worker(Workload.of(trial), b"name: small")
+    run.write(run.path("config.yaml"), b"name: small")
+    assert Worker(Workload.of(trial), b"name: small").cells
