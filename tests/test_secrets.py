@@ -13,6 +13,7 @@ import yaml
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from benchmarks.faults.solvers import Faulty
 from ipsolve.config import Config
 from ipsolve.errors import RequestError
 from ipsolve.posterior.config import PosteriorConfig
@@ -25,7 +26,7 @@ from ray_jobs import cli, track
 from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.fate import run_to_end
 from ray_jobs.pipeline.isolation import one_line
-from tests.ray_jobs.small_runs import Faulty, do, experiment, mapping
+from tests.ray_jobs.small_runs import do, experiment, mapping
 
 TOKEN = "hf_qXvR71/+not=a.real-token"
 LINES = "-----BEGIN KEY-----\nMIIEvQIBADANBg\n-----END KEY-----"
@@ -106,7 +107,7 @@ class Leaks(Faulty):
 def test_an_exception_with_a_token_leaves_it_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trial = experiment(tmp_path, {"leaks": Leaks()}, baseline="pinv")
 
-    def work() -> tuple[int, str]:
+    def work(status: object) -> tuple[int, str]:
         do(trial)
         run = RunFolder(trial.config.run_location)
         config = dataclasses.asdict(trial.config)
@@ -120,7 +121,7 @@ def test_an_exception_with_a_token_leaves_it_nowhere(tmp_path: Path, capsys: pyt
     assert run_to_end(run, "run", work) == cli.SOME_IMAGES_FAILED
     assert track.main([run.root]) == cli.COMPLETE
 
-    def breaks() -> tuple[int, str]:
+    def breaks(status: object) -> tuple[int, str]:
         raise RuntimeError(f"broke at\n  https://user:hunter2222@host with {TOKEN}")
 
     assert run_to_end(run, "run", breaks) == cli.FAILED
