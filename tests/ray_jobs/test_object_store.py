@@ -59,7 +59,7 @@ def test_the_rows_are_those_of_a_local_run(store: ObjectStore, tmp_path: Path) -
     assert rows(there) == rows(here)
     assert len(rows(there)) == 10
     assert len(run_of(there).references()) == 5
-    assert do(there).batches == []
+    assert do(there).images_missing == 0
 
 
 def test_objects_that_are_lost_are_done_again_and_no_others(store: ObjectStore) -> None:
@@ -85,7 +85,7 @@ def test_superseded_rows_come_back_and_compaction_keeps_them(store: ObjectStore)
     assert len([key for key in store.listed("changed/small/superseded") if key.endswith(".parquet")]) == 3
     assert rows(changed) != before
     assert do(trial).images_missing == 0
-    compact(run_of(trial), trial.all_cells)
+    compact(run_of(trial))
     assert len([key for key in store.listed("changed/small/results") if key.endswith(".parquet")]) == 2
     assert rows(trial) == before
     fewer = experiment("s3://bucket/changed", data={"source": "portraits:test", "limit": 3})
@@ -98,7 +98,7 @@ def test_superseded_rows_come_back_and_compaction_keeps_them(store: ObjectStore)
 def test_a_batch_costs_a_question_and_two_objects(store: ObjectStore) -> None:
     trial = experiment("s3://bucket/requests")
     plan, worker = Plan.of(trial), Worker(Workload.of(trial))
-    for cell, indices in plan.batches:
+    for cell, indices in plan.schedule().batches():
         before = len(store.requests())
         worker.process(load(trial.source, cell, indices, trial.image_size))
         asked = Counter(line.split()[0] for line in store.requests()[before:])
