@@ -18,7 +18,7 @@ demo: .venv ## compare solvers on the built-in portraits, a few minutes on two c
 	$(BIN)/python -m ray_jobs.evaluate configs/demo.yaml
 
 test: .venv ## run the tests, a process per core (PYTEST_ARGS="..." for a part of them)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: .venv ## check style and types
 	$(BIN)/ruff check .
