@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness, record
+from benchmarks import harness, record, scale
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.timed_prior import TimedPrior
 from ipsolve.priors import load_prior
@@ -18,16 +18,14 @@ COLUMNS = {
     "projection": {"task", "method", "ms per image", "residual", "error"},
     "frechet": {"method", "statistics s", "peak MiB", "distance", "relative difference"},
     "solvers": {"solver", "batch", "images/s", "outside networks %", "settings"},
-    "engine": {"threads", "loop images/s", "ray images/s", "ray / loop", "loop start-up s", "ray start-up s"},
-    "scale": {"what", "actors", "busy"},
     "volume": {"images", "files", "batches/s", "driver MiB", "with tables"},
     "resample": {"task", "arm", "s per image", "times faster", "psnr", "network calls"},
     "ldm_vq4": {"precision", "compile", "batch", "guided steps/s"},
 }
 
 
-# test_faults.py does more than the quick run of faults would
-@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "faults"])
+# test_faults.py does more than the quick run of faults would; engine and scale start several Rays, as volume does one
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name in COLUMNS])
 def test_quick_run_writes_json_and_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     assert main([name, "--quick", "--results", str(tmp_path), "--page", str(page)]) == 0
@@ -43,6 +41,16 @@ def test_quick_run_writes_json_and_table(name: str, tmp_path: Path, capsys: pyte
     numbers = [value for row in kept["rows"] for value in row.values() if isinstance(value, float)]
     assert all(math.isfinite(number) and number >= 0 for number in numbers)
     assert record.table(kept["rows"]) in page.read_text()
+
+
+def test_throughput_of_actors_is_counted_while_all_of_them_are_at_work() -> None:
+    batch = scale.BATCH
+    even = {"a": [(float(i), 1.0) for i in range(6)], "b": [(i + 0.5, 1.0) for i in range(6)]}
+    assert scale.steady_rate(even) == pytest.approx(2 * batch)
+    assert scale.busy(even) == pytest.approx(12 / (2 * 6.5))
+    late = even | {"c": [(i + 2.0, 1.0) for i in range(3)]}  # comes late, ends early: outside of its time nobody counts
+    assert scale.steady_rate(late) == pytest.approx(3 * batch)
+    assert scale.busy({"a": [(0.0, 1.0), (1.0, 1.0)], "b": [(0.0, 1.0)]}) == pytest.approx(0.75)  # the tail
 
 
 def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,7 +160,7 @@ def test_a_dead_tracking_server_costs_a_warning(tmp_path: Path, capsys: pytest.C
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
