@@ -139,7 +139,7 @@ def _start_ray(config: TrainingConfig) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # Ray Train would print a worker's lines twice
     # one CPU more than the workers take, for the trainer's own controller
     cores = config.compute.num_workers * config.compute.threads_per_worker
-    ray.init(num_cpus=max(cores + 1, os.cpu_count() or 1), include_dashboard=False)
+    ray.init(address="local", num_cpus=max(cores + 1, os.cpu_count() or 1), include_dashboard=False)
 
 
 if __name__ == "__main__":
