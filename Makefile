@@ -9,7 +9,7 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help demo test lint format bench pins clean .venv
+.PHONY: help demo test test-slow lint format bench pins clean .venv
 
 help: ## print the targets
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -18,7 +18,11 @@ demo: .venv ## compare solvers on the built-in portraits, a few minutes on two c
 	$(BIN)/python -m ray_jobs.evaluate configs/demo.yaml
 
 test: .venv ## run the tests, a process per core (PYTEST_ARGS="..." for a part of them)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=loadgroup \
+		--no-loadscope-reorder $(PYTEST_ARGS)
+
+test-slow: .venv ## play every fault of benchmarks/faults once, some ten minutes
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: .venv ## check style and types
 	$(BIN)/ruff check .

@@ -20,11 +20,12 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share out the tests to processes by file, and let one Ray at a time run: two starve each other on two cores.
+    """Share out the tests to processes by file, and let two Rays at a time run: more starve each other on two cores.
 
-    Modules that start Ray say ``pytestmark = pytest.mark.xdist_group("ray")``. They come first, being the longest.
+    Modules that start Ray say ``pytestmark = pytest.mark.xdist_group("ray")``, or ``"ray, too"``. They come first,
+    being the longest.
     """
     for item in items:
         if not any(item.iter_markers("xdist_group")):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: next(item.iter_markers("xdist_group")).args[0] != "ray")
+    items.sort(key=lambda item: not next(item.iter_markers("xdist_group")).args[0].startswith("ray"))

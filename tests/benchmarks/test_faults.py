@@ -1,6 +1,6 @@
 """The fault matrix, each fault once: whatever goes wrong, every image has its row, once, with the same numbers.
 
-``python -m benchmarks faults`` plays all of them twenty times, at other moments.
+``python -m benchmarks faults`` plays each of them twenty times, at other moments.
 """
 
 from __future__ import annotations
@@ -15,47 +15,23 @@ from benchmarks.faults import CASES, play_all
 from benchmarks.faults.scene import Scene, check, require
 from benchmarks.harness import Row, in_process
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1200)]
-
-ROOT = Path(__file__).parents[2]
-# the starts of Ray and of actors take minutes of the suite: these are done for real by other tests anyway
-ELSEWHERE = {
-    "driver_killed": "tests/ray_jobs/test_evaluate.py::test_a_killed_driver_leaves_a_run_that_is_completed",
-    "job_stopped": "tests/ray_jobs/test_submit.py::test_a_stopped_job_leaves_a_run_that_the_same_command_completes",
-    "broken_device": (
-        "tests/ray_jobs/test_evaluate_batches.py::test_a_broken_device_ends_the_process_and_its_reason_is_recorded"
-    ),
-    "bad_images": "tests/ray_jobs/test_evaluate.py::test_unreadable_images_and_nan_end_in_failures_and_exit_code_3",
-    "nan_or_inf": "tests/ray_jobs/test_evaluate.py::test_unreadable_images_and_nan_end_in_failures_and_exit_code_3",
-    "solver_raises": "tests/ray_jobs/test_evaluate_batches.py::test_an_exception_is_narrowed_down_to_its_image",
-    "out_of_memory": (
-        "tests/ray_jobs/test_evaluate_batches.py::test_a_batch_too_large_for_the_memory_is_split_and_the_reason_kept"
-    ),
-    "tracking_down_all_the_time": "tests/ray_jobs/test_track.py::test_a_server_that_does_not_answer_costs_seconds",
-}
-HERE = [name for name in CASES if name not in ELSEWHERE]
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
 def table() -> dict[str, Row]:
-    played = in_process(play_all, 1, names=HERE, rounds=1)  # of its own: it talks to another Ray than the tests
+    played = in_process(play_all, 1, names=list(CASES), rounds=1)  # of its own: it talks to another Ray than the tests
     return {row["fault"]: row for row in played}
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_every_image_has_its_row_once_whatever_goes_wrong(table: dict[str, Row], name: str) -> None:
     row = table[name]
     if row["failures"].startswith("skipped"):
         pytest.skip(row["failures"])
     assert row["played"] == 1
     assert row["held"] == 1, row["failures"]
-
-
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_the_other_faults_are_done_by_other_tests(name: str) -> None:
-    assert name in CASES
-    path, _, test = ELSEWHERE[name].partition("::")
-    assert f"\ndef {test}(" in (ROOT / path).read_text()
 
 
 class NoCluster:

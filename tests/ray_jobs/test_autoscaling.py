@@ -18,7 +18,7 @@ from ray_jobs.pipeline.autoscaling import at_most, total
 from tests.ray_jobs.ray_head import JOB, ROOT, Head, running_head
 from tests.ray_jobs.small_runs import mapping
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.xdist_group("ray, too")
 
 # logical GPUs: torch has none, and the actors say so and work on the CPU
 GPU_WORKER = {

@@ -28,7 +28,7 @@ from ray_jobs.pipeline.workload import Workload
 from tests.object_store import BUCKET, SECRET, ObjectStore, object_store
 from tests.ray_jobs.small_runs import Rows, close, do, experiment, mapping
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.xdist_group("ray, too")
 
 ROOT = Path(__file__).parents[2]
 DDNM = {"ddnm": {"solver": "ddnm", "num_steps": 6}, "pinv": {"solver": "pseudo_inverse"}}

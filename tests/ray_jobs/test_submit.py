@@ -15,7 +15,7 @@ from ray_jobs import cli
 from tests.ray_jobs.ray_head import JOB, ROOT, Head, running_head, wait_for
 from tests.ray_jobs.small_runs import mapping
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.xdist_group("ray, too")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from ray_jobs.training.networks import new_autoencoder, noise_scheduler
 from ray_jobs.training.shards import Shards
 from ray_jobs.training.tracking import Tracker
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.xdist_group("ray, too")
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "priors"
 TINY = {

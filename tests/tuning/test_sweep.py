@@ -26,7 +26,7 @@ from ray_jobs.pipeline import cluster
 from tests.tuning.small_sweeps import STD, CountedPrior, mapping, sweep
 from tuning.sweep import main, run_sweep
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.xdist_group("ray, too")
 
 ROOT = Path(__file__).parents[2]
 
