@@ -21,6 +21,7 @@ from torch import nn
 from ipsolve.datasets.portraits import render
 from ipsolve.errors import RequestError
 from ipsolve.priors import load_prior
+from ray_jobs.pipeline import cluster
 from ray_jobs.train_prior import main, train_prior
 from ray_jobs.training.config import TrainingConfig, UNet, load_config, parse_config
 from ray_jobs.training.export import encode, fold_whitening
@@ -160,7 +161,7 @@ def test_a_dead_tracking_server_costs_a_warning(tmp_path: Path, capsys: pytest.C
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    cluster.connect(num_cpus=1)  # and two more for readers, here the trainer
     yield
     ray.shutdown()
 
