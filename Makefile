@@ -21,7 +21,7 @@ test: .venv ## run the tests, a process per core (PYTEST_ARGS="..." for a part o
 	$(BIN)/python -m pytest -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=loadgroup \
 		--no-loadscope-reorder $(PYTEST_ARGS)
 
-test-slow: .venv ## play every fault of benchmarks/faults once, some ten minutes
+test-slow: .venv ## the tests that take minutes each: every fault of benchmarks/faults, a whole training
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: .venv ## check style and types

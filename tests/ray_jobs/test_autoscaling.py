@@ -35,6 +35,7 @@ def head() -> Iterator[Head]:
         yield head
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_work_asks_for_gpus_that_are_not_there_yet_and_begins_with_the_first(head: Head, tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"

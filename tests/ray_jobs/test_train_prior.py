@@ -174,6 +174,7 @@ def trained(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Trainin
     return config
 
 
+@pytest.mark.slow
 def test_the_result_is_a_prior_with_white_latents(trained: TrainingConfig) -> None:
     prior = load_prior({"prior": "latent", "path": str(trained.folder / "prior")})
     assert prior.image_shape == (3, 32, 32)
@@ -186,6 +187,7 @@ def test_the_result_is_a_prior_with_white_latents(trained: TrainingConfig) -> No
     assert {weight.dtype for weight in stored.values()} == {torch.float16}
 
 
+@pytest.mark.slow
 def test_cached_images_and_latents_are_those_of_the_source(trained: TrainingConfig) -> None:
     folder = next((trained.folder / "cache").glob("images-*/000000040.npy")).parent
     pixels = Shards(folder)[np.array([47, 0, 20])]
@@ -198,6 +200,7 @@ def test_cached_images_and_latents_are_those_of_the_source(trained: TrainingConf
     torch.testing.assert_close(latents.float(), encode(vae, pixels), atol=0.02, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_curves_are_in_files_and_in_mlflow(trained: TrainingConfig) -> None:
     from mlflow import MlflowClient
 
@@ -223,6 +226,7 @@ def kill_worker_after_first_checkpoint(checkpoints: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_weights(
     trained: TrainingConfig, ray_here: None, tmp_path: Path
 ) -> None:
@@ -248,6 +252,7 @@ def test_a_killed_training_continues_to_the_same_weights(
         torch.testing.assert_close(continued[name], weight, atol=2e-3, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_another_configuration_does_not_continue_a_run(trained: TrainingConfig) -> None:
     tree = yaml.safe_load((trained.folder / "config.yaml").read_text())
     tree["unet"]["steps"] = 99
@@ -255,6 +260,7 @@ def test_another_configuration_does_not_continue_a_run(trained: TrainingConfig) 
         train_prior(parse_config(tree))
 
 
+@pytest.mark.slow
 def test_the_schedule_is_that_of_the_shipped_prior() -> None:
     shipped = load_prior({"prior": "latent", "path": "builtin:portraits-64"}).schedule
     ours = noise_scheduler(UNet()).alphas_cumprod
