@@ -42,7 +42,7 @@ bench: .venv ## measure speed, side by side
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps -r requirements-dev.txt -e .
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --no-deps -r requirements-dev.txt -e .
 	@touch $@
 
 pins: .venv ## pin again, after a change of the dependencies in pyproject.toml (UPGRADE=--upgrade: to the newest)

@@ -260,7 +260,6 @@ def test_another_configuration_does_not_continue_a_run(trained: TrainingConfig) 
         train_prior(parse_config(tree))
 
 
-@pytest.mark.slow
 def test_the_schedule_is_that_of_the_shipped_prior() -> None:
     shipped = load_prior({"prior": "latent", "path": "builtin:portraits-64"}).schedule
     ours = noise_scheduler(UNet()).alphas_cumprod
