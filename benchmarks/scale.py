@@ -1,72 +1,55 @@
-"""Actors from one to 32 that sleep instead of computing: what the pipeline itself costs, steadily and at the end.
+"""Actors from one to 32 that sleep instead of computing: what the pipeline itself costs.
 
 A solver that sleeps needs no core, so that two cores show how far one driver feeds its actors. The steady state is from
 the moment the last actor began to the moment the first one ended; throughput in it is compared with that of a single
-actor. Busy is the share of all actors' time, from the first call to the end of the last, in which they solved: what is
-missing are gaps and the tail. At the end the same with a solver that computes, one thread for each actor, as far as
-there are cores.
+actor.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cluster import local_cluster
-from benchmarks.harness import Options, Row, cores, in_process, say
+from benchmarks.harness import Options, Row, in_process, say
 
 SECONDS = 0.5  # for an image
 BATCH = 8
-TAIL = {"cheap": 0.02, "usual": 0.2, "dear": 1.0}  # solvers of very different cost
 
 
 def rows(options: Options) -> list[Row]:
     if options.quick:
-        return in_process(measure, 1, counts=[2], batches=3, tail=False)
-    table: list[Row] = in_process(measure, 1, counts=[1, 2, 4, 8, 16, 32], batches=14, tail=True)
-    single = 0.0
-    for count in sorted({1, cores()}):
-        rate = in_process(real_rate, 1, actors=count, batches=8)
-        single = single or rate
-        table.append({"what": "computing", "actors": count, "images/s": rate, "of linear": rate / (single * count)})
-        say(f"{count} actors that compute: {rate:.3f} images/s, {rate / (single * count):.3f} of linear")
-    return table
+        return in_process(measure, 1, counts=[2], batches=3)
+    return in_process(measure, 1, counts=[1, 2, 4, 8, 16, 32], batches=14)
 
 
-def measure(counts: list[int], batches: int, tail: bool) -> list[Row]:
+def measure(counts: list[int], batches: int) -> list[Row]:
     """Run the pipeline with so many actors after another, on a cluster with logical cores for all of them."""
     table: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, local_cluster(Path(folder), max(counts) + 4):
         single = 0.0
         for count in counts:
-            calls = _run(Path(folder, f"actors{count}"), count, {"slow": SECONDS}, count * batches * BATCH, {})
+            calls = run(Path(folder, f"actors{count}"), count, {"slow": SECONDS}, count * batches * BATCH)
             rate = steady_rate(calls)
-            single = single or rate
-            row: Row = {
-                "what": "same cost",
-                "actors": count,
-                "images/s": rate,
-                "of linear": rate / (single * count / counts[0]),
-            }
-            table.append(row | {"busy": busy(calls)})
-            say(f"{count} actors: {rate:.2f} images/s, {row['of linear']:.3f} of linear")
-        for known in (False, True) if tail else ():
-            actors = min(8, max(counts))
-            name = f"costs {'' if known else 'not '}known before"
-            calls = _run(Path(folder, f"tail{known}"), actors, TAIL, 12 * BATCH, TAIL if known else {})
-            table.append({"what": name, "actors": actors, "busy": busy(calls)})
-            say(f"{name}: busy {table[-1]['busy']:.3f}")
+            single = single or rate / count
+            table.append({"actors": count, "images/s": rate, "of linear": rate / (single * count)})
+            say(f"{count} actors: {rate:.2f} images/s, {table[-1]['of linear']:.3f} of linear")
     return table
 
 
 Calls = dict[str, list[tuple[float, float]]]  # (start, seconds slept) of each batch, by process
 
 
-def _run(folder: Path, actors: int, cost: dict[str, float], images: int, known: dict[str, float]) -> Calls:
-    """Run one evaluation of solvers that sleep; return what its actors did when."""
+def run(folder: Path, actors: int, cost: Mapping[str, float], images: int, known: bool = False) -> Calls:
+    """Run one evaluation of solvers that sleep; return what its actors did when.
+
+    Args:
+        cost: seconds for an image, by solver.
+        known: whether the plan knows them.
+    """
     import dataclasses
 
     from benchmarks.faults.solvers import Slow
@@ -81,7 +64,7 @@ def _run(folder: Path, actors: int, cost: dict[str, float], images: int, known: 
     solvers = {name: Slow(seconds=seconds, calls=str(logs[name])) for name, seconds in cost.items()}
     checked = Experiment.of(build(Config, configuration(folder, actors, images), "config"))
     trial = dataclasses.replace(checked, solvers=solvers)
-    seconds = {cell.hash: known[cell.solver] for cell in trial.cells if cell.solver in known}
+    seconds = {cell.hash: cost[cell.solver] for cell in trial.cells if known and cell.solver in cost}
     for _ in reports(trial, seconds):
         pass
     calls: Calls = defaultdict(list)
@@ -95,30 +78,6 @@ def _batches(log: Path) -> list[tuple[str, float]]:
     """Return (process, start) of each batch: ``Slow`` leaves a file for each of its images just before it sleeps."""
     images = sorted(tuple(path.name.split("-")) for path in log.iterdir())
     return [(process, int(started) / 1e9) for process, started in images[BATCH - 1 :: BATCH]]
-
-
-def real_rate(actors: int, batches: int) -> float:
-    """Return images per second of so many actors of one thread with the built-in prior, while all are at work."""
-    import os
-
-    import numpy as np
-
-    from benchmarks.pipeline import reports
-    from ipsolve.config import Config
-    from ipsolve.experiment import Experiment
-    from ipsolve.validation import build
-
-    os.environ.pop("RAY_ADDRESS", None)
-    with tempfile.TemporaryDirectory() as folder:
-        config = configuration(Path(folder), actors, actors * batches * BATCH) | {
-            "prior": {"prior": "latent", "path": "builtin:portraits-64"},
-            "solvers": {"nullspace_resample": {"solver": "nullspace_resample", "num_steps": 20}},
-        }
-        trial = Experiment.of(build(Config, config, "config"))
-        reference = trial.reference_cell.hash
-        ends = [time.monotonic() for report in reports(trial) if report["cell"] != reference]
-    steady = np.array(ends[actors : len(ends) - actors])
-    return float(BATCH * np.polyfit(steady, np.arange(len(steady)), 1)[0])
 
 
 def configuration(folder: Path, actors: int, images: int) -> dict[str, Any]:
@@ -146,10 +105,3 @@ def steady_rate(calls: Calls) -> float:
         if len(inside) > 1:
             rate += BATCH * (len(inside) - 1) / (inside[-1] - inside[0])
     return rate
-
-
-def busy(calls: Calls) -> float:
-    """Return the share of the actors' time, from the first call to the end of the last, in which they solved."""
-    every = [call for each in calls.values() for call in each]
-    begin, end = min(start for start, _ in every), max(start + slept for start, slept in every)
-    return sum(slept for _, slept in every) / (len(calls) * (end - begin))

@@ -12,7 +12,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Options, Row, in_process, peak_memory_mib, say
@@ -25,13 +24,16 @@ def rows(options: Options) -> list[Row]:
     sizes = [(64, 4)] if options.quick else [(1000, 1), (10_000, 1), (100_000, 1), (10_000, 100), (10_000, 10_000)]
     table: list[Row] = []
     for images, files in sizes:
-        table.append(in_process(measure, 1, images=images, files=files))
+        with tempfile.TemporaryDirectory() as folder:
+            # of its own: what it takes is not the driver's
+            in_process(write, 1, folder=f"{folder}/images", images=images, files=files)
+            table.append(in_process(measure, 1, folder=folder, images=images, files=files))
         say(" ".join(f"{name}: {value:.6g}" for name, value in table[-1].items()))
     return table
 
 
-def measure(images: int, files: int) -> Row:
-    """Evaluate so many images in so many Parquet files in this process."""
+def measure(folder: str, images: int, files: int) -> Row:
+    """Evaluate the images below a folder in this process."""
     os.environ.pop("RAY_ADDRESS", None)
     from benchmarks.pipeline import reports
     from ipsolve.config import Config
@@ -39,15 +41,13 @@ def measure(images: int, files: int) -> Row:
     from ipsolve.validation import build
     from ray_jobs.evaluate import evaluate
 
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder, "images"), images, files)
-        start = time.perf_counter()
-        trial = Experiment.of(build(Config, configuration(folder), "config"))
-        opened = time.perf_counter()
-        ends = [time.perf_counter() for _ in reports(trial)]
-        pipeline = peak_memory_mib()
-        evaluate(trial)
-        done = time.perf_counter()
+    start = time.perf_counter()
+    trial = Experiment.of(build(Config, configuration(folder), "config"))
+    opened = time.perf_counter()
+    ends = [time.perf_counter() for _ in reports(trial)]
+    pipeline = peak_memory_mib()
+    evaluate(trial)
+    done = time.perf_counter()
     return {
         "images": images,
         "files": files,
@@ -61,18 +61,18 @@ def measure(images: int, files: int) -> Row:
     }
 
 
-def write(folder: Path, images: int, files: int) -> None:
+def write(folder: str, images: int, files: int) -> None:
     """Write Parquet files with as many images each."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder.mkdir()
+    os.mkdir(folder)
     encoded = _encoded()
     share = images // files
     for file in range(files):
         names = [f"{file * share + i:08}" for i in range(share)]
         table = pa.table({"image_id": names, "image": [next(encoded) for _ in names]})
-        pq.write_table(table, folder / f"{file:06}.parquet", row_group_size=1000)
+        pq.write_table(table, f"{folder}/{file:06}.parquet", row_group_size=1000)
 
 
 def _encoded() -> Iterator[bytes]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from ipsolve.errors import RequestError
-from ipsolve.filesystems import join
+from ipsolve.filesystems import is_uri, join, open_location, reason
 from ipsolve.metrics.base import Weights
 from ipsolve.priors.unet import Precision
 from ipsolve.validation import build
@@ -30,13 +30,19 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
 Seed = Annotated[int, Field(ge=0, strict=True)]
 
 
+def _of_one_gpu_or_whole(gpus: float) -> float:
+    if gpus > 1 and not gpus.is_integer():  # Ray says so only when the first actor is to start
+        raise ValueError(f"must be at most 1, a share of a GPU, or a whole number of GPUs (got {gpus:g})")
+    return gpus
+
+
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Compute:
     """Where and how the work is done; of these only ``precision`` belongs to the numbers.
 
     Args:
         num_actors: solver processes; ``auto``: one per GPU share, without GPUs one per ``cpus_per_actor`` cores.
-        gpus_per_actor: may be a fraction, so that actors share a GPU; ``auto``: 1 where there are GPUs, else 0.
+        gpus_per_actor: a share of one GPU, or a whole number; ``auto``: 1 where there are GPUs, else 0.
         cpus_per_actor: cores of an actor, and its torch threads; ``auto``: an eighth of the machine, at least 1.
         batch_size: images solved together.
         precision: of the networks' arithmetic; float64 makes images float64 as well.
@@ -45,7 +51,7 @@ class Compute:
     """
 
     num_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    gpus_per_actor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    gpus_per_actor: Annotated[float, Field(ge=0), AfterValidator(_of_one_gpu_or_whole)] | Literal["auto"] = "auto"
     cpus_per_actor: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 8
     precision: Precision = "float32"
@@ -117,6 +123,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Return the configuration in a YAML file, with ``overrides`` applied.
 
     Args:
+        path: of the file, or its URI.
         overrides: words such as ``solvers.resample.num_steps=100`` or ``seed=[0,1]``.
 
     Raises:
@@ -135,15 +142,23 @@ def read_mapping(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, A
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(_read(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise RequestError(f"cannot read the configuration {str(path)!r}: {reason}") from None
+        why = reason(error) if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RequestError(f"cannot read the configuration {str(path)!r}: {why}") from None
     except yaml.YAMLError as error:
         raise RequestError(f"{path} is not YAML: {_one_line(error)}") from None
     if not isinstance(content, dict):
         raise RequestError(f"{path} must hold a mapping of keys to values")
     return content
+
+
+def _read(path: str | Path) -> bytes:
+    if not is_uri(path):
+        return Path(path).read_bytes()
+    filesystem, place = open_location(path, "config")
+    with filesystem.open_input_stream(place) as stream:
+        return bytes(stream.read())
 
 
 def _override(mapping: dict[str, Any], word: str) -> None:

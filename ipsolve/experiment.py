@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,18 @@ from ipsolve.cells import Cell, at, check_run, describe, hash_of
 from ipsolve.config import EXTENT, Config
 from ipsolve.datasets import Source, open_source
 from ipsolve.errors import RequestError
-from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
+from ipsolve.metrics import FEATURES, METRICS, SET_METRICS, Weights
+from ipsolve.metrics.features import INCEPTION
 from ipsolve.operators.base import OperatorSpec
 from ipsolve.operators.noise import Noise
 from ipsolve.operators.tasks import describe_task, parse_task
 from ipsolve.priors import PriorSpec, PriorSummary, prior_spec
 from ipsolve.registry import did_you_mean
 from ipsolve.solvers import Solver, parse_solver
+
+# the key of ``weights`` that says which network a metric or a feature extractor is, and the network that goes without
+# saying. Paths say nothing of a number: a file that has not the SHA-256 is not used.
+NETWORKS = {"lpips": ("lpips_net", Weights().lpips_net), "inception": ("inception_sha256", INCEPTION.sha256)}
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,21 @@ class Experiment:
         return list(dict.fromkeys(SET_METRICS[name].features for name in sets))
 
     @cached_property
+    def networks(self) -> dict[str, str]:
+        """The choices under ``weights`` that a metric asked for depends on; those that go without saying are absent."""
+        asked = self.config.metrics
+        return self._networks_of([*asked, *(SET_METRICS[name].features for name in asked if name in SET_METRICS)])
+
+    def _networks_of(self, names: Iterable[str]) -> dict[str, str]:
+        keys = dict(NETWORKS[name] for name in names if name in NETWORKS)
+        chosen = {key: str(getattr(self.config.weights, key) or usual).lower() for key, usual in keys.items()}
+        return {key: value for key, value in chosen.items() if value != keys[key]}
+
+    @cached_property
     def cells(self) -> list[Cell]:
         """All cells: every task by every solver by every seed."""
         common = {"prior": self.prior.fingerprint(), "data": self._images, "precision": self.config.compute.precision}
+        common |= self.networks
         return [
             Cell(
                 task,
@@ -129,9 +146,8 @@ class Experiment:
     @cached_property
     def reference_cell(self) -> Cell:
         """The pseudo-cell of the ground truth: it is read and described by features like any reconstruction."""
-        return Cell(
-            "", "", 0, hash_of({"data": self._images, "size": self.image_size, "features": sorted(self.features)})
-        )
+        identity = {"data": self._images, "size": self.image_size, "features": sorted(self.features)}
+        return Cell("", "", 0, hash_of(identity | self._networks_of(self.features)))
 
     @property
     def all_cells(self) -> list[Cell]:
@@ -150,10 +166,15 @@ class Experiment:
     def origin(self) -> dict[str, Any]:
         """Return what a run records of where its numbers come from."""
         return {
-            "data": self.source.describe(),
+            "data": self._described,
             "prior_fingerprint": self.prior.fingerprint(),
             "absent_metrics": self.missing_metrics,
+            "networks": self.networks,
         }
+
+    @cached_property
+    def _described(self) -> dict[str, Any]:
+        return dict(self.source.describe())  # kept: it looks at every file of the source
 
     @property
     def _images(self) -> dict[str, Any]:

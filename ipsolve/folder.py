@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -83,8 +84,14 @@ class Folder:
                     raise RequestError(f"{folder} is a symbolic link to a folder; allowed: folders of this run only")
         return list(found)
 
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file that is never seen half done: all of it or none."""
+    def write(self, path: str, content: bytes, durable: bool = False) -> None:
+        """Write a file that is never seen half done: all of it or none.
+
+        Args:
+            path: of the file; a file that is there is replaced.
+            content: of the file.
+            durable: return once it would outlive a power cut, as must be before what it replaces is deleted.
+        """
         if is_object_store(self.filesystem):  # shows an object only once its upload is complete, and has no folders
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
@@ -95,17 +102,21 @@ class Folder:
         try:
             with self.filesystem.open_output_stream(unfinished) as stream:
                 stream.write(content)
+            if durable and self.local:
+                _sync(unfinished)
             self.filesystem.move(unfinished, path)
+            if durable and self.local:
+                _sync(folder)
         except BaseException:  # a full disk must not be left fuller
             with suppress(OSError):
                 self.filesystem.delete_file(unfinished)
             raise
 
-    def write_table(self, path: str, table: pa.Table) -> None:
-        """Write a Parquet file, all of it or none."""
+    def write_table(self, path: str, table: pa.Table, durable: bool = False) -> None:
+        """Write a Parquet file, all of it or none; ``durable`` as in :meth:`write`."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
-        self.write(path, sink.getvalue())
+        self.write(path, sink.getvalue(), durable)
 
     def write_json(self, name: str, content: object) -> None:
         """Write a JSON file, without what is secret in the environment."""
@@ -152,3 +163,15 @@ class Folder:
         left = [info.path for info in self._list(self.root) if _UNFINISHED.fullmatch(os.path.basename(info.path))]
         self.delete(left)
         return len(left)
+
+
+def _sync(path: str) -> None:
+    """Bring a file, or the names in a folder, from memory to the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # those file systems that cannot do it for a folder
+            raise
+    finally:
+        os.close(file)

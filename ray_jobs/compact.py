@@ -1,7 +1,7 @@
 """Turn the small files of a run into few: ``python -m ray_jobs.compact RUN``.
 
 Every batch is a file of its own, because that is what makes it durable. A run that ends is compacted; this is for
-one that was broken off, before it is copied or looked into. Rows stay as they are.
+one that was broken off, before it is copied or looked into. Rows stay as they are, each once; a torn file is set aside.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ray_jobs import cli
 from ray_jobs.pipeline.alone import alone
-from ray_jobs.pipeline.upkeep import compact, rows_of
+from ray_jobs.pipeline.upkeep import compact, rows_of, settle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +27,9 @@ def _command(location: str) -> int:
     run = cli.open_run(location)
     with alone(run, "run"):
         before = len(rows_of(run))
+        notes = settle(run)  # before: rows that are twice would be so for good
         compact(run)
-        print(f"{location}: {before} files are now {len(rows_of(run))}")
+        print(*(f"note: {note}" for note in notes), f"{location}: {before} files are now {len(rows_of(run))}", sep="\n")
     return cli.COMPLETE
 
 

@@ -10,20 +10,29 @@ The same command again does what is missing and nothing else. Exit codes: 0 comp
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ipsolve.config import load_config
 from ipsolve.errors import RequestError
 from ipsolve.experiment import Experiment
+from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
 from ipsolve.report import console_table, open_run, write_report
-from ipsolve.results import RunFolder
+from ipsolve.results import FAILURES, RESULTS, SUPERSEDED, RunFolder, cell_of
 from ipsolve.summary import write_summary
 from ray_jobs import cli
+from ray_jobs.pipeline.aggregate import gaps
 from ray_jobs.pipeline.job import Job, dry_run, run_job
 from ray_jobs.pipeline.listing import absent_metrics, list_registered
 from ray_jobs.pipeline.reading import load
+from ray_jobs.pipeline.upkeep import is_damage
 from ray_jobs.pipeline.worker import Loader, Work
 from ray_jobs.pipeline.workload import Workload
 
@@ -68,10 +77,14 @@ class Evaluation(Job):
         return Workload.of(self.experiment, device, num_threads)
 
     def seconds(self, run: RunFolder) -> dict[str, float]:
-        measured = run.results(["task", "solver", "seconds"])
-        means = measured.group_by(["task", "solver"]).aggregate([("seconds", "mean")]).to_pylist()
-        known = {(row["task"], row["solver"]): row["seconds_mean"] for row in means}
-        return {cell.hash: known[pair] for cell in self.experiment.cells if (pair := (cell.task, cell.solver)) in known}
+        return measured_seconds(run, [cell.hash for cell in self.experiment.cells])
+
+    def gaps(self, run: RunFolder) -> list[str]:
+        columns = {
+            name: name if name in METRICS else FEATURES[SET_METRICS[name].features].column
+            for name in self.experiment.config.metrics
+        }
+        return gaps(run, self.experiment.cells, columns, self.experiment.missing_metrics)
 
     def tabulate(self, run: RunFolder) -> tuple[str, Callable[[], str]]:
         image_ids = set(self.experiment.image_ids)
@@ -79,6 +92,32 @@ class Evaluation(Job):
         summary = write_summary(run, pairs, self.experiment.config.baseline, image_ids)
         view = open_run(run, summary, image_ids)
         return console_table(view), lambda: write_report(view)
+
+
+def measured_seconds(run: RunFolder, cells: Collection[str]) -> dict[str, float]:
+    """Return the mean seconds of the rows of each cell that has any, by its hash; files that are torn do not count."""
+
+    def measure(path: str) -> tuple[float, int]:
+        try:
+            with run.filesystem.open_input_file(path) as file:
+                seconds = pq.read_table(file, columns=["seconds"])["seconds"]
+        except FileNotFoundError:  # an actor at work has put it into a larger one
+            return 0.0, 0
+        except (pa.ArrowException, KeyError, OSError) as error:
+            if not is_damage(error):
+                raise
+            return 0.0, 0
+        return pc.sum(seconds, min_count=0).as_py(), len(seconds)
+
+    # rows that were set aside come back when their configuration does
+    files = [path for path in [*run.files(RESULTS), *run.files(SUPERSEDED)] if cell_of(path) in cells]
+    files = [path for path in files if os.path.basename(os.path.dirname(path)) != FAILURES]
+    sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    for path, (total, count) in zip(files, run.each(measure, files), strict=True):
+        sums[cell_of(path)] += total
+        counts[cell_of(path)] += count
+    return {cell: sums[cell] / count for cell, count in counts.items() if count}
 
 
 def evaluate(experiment: Experiment, retry_failed: bool = False) -> int:

@@ -4,12 +4,14 @@ Two clusters share an experiment by tasks, solvers, seeds or images (``data.offs
 one run of what each has done. Settings that both have must be the same, and so must the prior and the data behind
 them: a cell that was computed differently is refused, never mixed. Runs are copied from, not changed; merging again
 after they have grown adds what is new. What the joined configuration asks for and nobody has done is counted, and
-``python -m ray_jobs.evaluate INTO/config.yaml`` does it.
+``python -m ray_jobs.evaluate INTO/config.yaml`` does it. A torn file is left out, and what was in it is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +19,13 @@ from typing import Any
 import yaml
 
 from ipsolve.errors import RequestError
-from ipsolve.results import FAILURES, REFERENCES, RESULTS, RunFolder
+from ipsolve.results import FAILURES, RESULTS, RunFolder, cell_of
 from ray_jobs import cli
 from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.alone import alone
 from ray_jobs.pipeline.joining import check_cells, join_configs
-from ray_jobs.pipeline.upkeep import compact, each_once, rows_of, scan
+from ray_jobs.pipeline.storage import file_name
+from ray_jobs.pipeline.upkeep import Index, compact, rows_of, scan, settle
 from ray_jobs.report import rebuild
 
 
@@ -55,33 +58,57 @@ def merge(locations: Sequence[str], into: str) -> int:
         cells = {name: cell for origin in origins.values() for name, cell in origin["cells"].items()}
         joined = next(iter(origins.values())) | {"cells": cells, "merged_from": origins, "end": provenance.now()}
         target.write_json("provenance.json", joined)
-        for run in runs.values():
-            _copy(run, target)
-        index, torn = scan(target, rows_of(target))
-        each_once(target, index)
+        notes = settle(target)  # before: a torn file must not stand in the way of the same rows, whole
+        torn = [path for run in runs.values() for path in _copy(run, target)]
+        settle(target)
         compact(target)
         rebuilt = rebuild(target)
         counts = f"{_count(target, RESULTS)} results, {_count(target, FAILURES)} failures of {len(runs)} runs"
         message = "; ".join([counts, *(f"{len(torn)} torn files were left out" for _ in torn[:1])])
         status = {"state": "merged", "exit_code": cli.COMPLETE, "message": message, "time": provenance.now()}
         target.write_json("status.json", status)
-    print(f"{rebuilt.table}\n\nreport   {rebuilt.page}\n{message}")
-    print(f"what is missing, if anything: python -m {_kind(config)} {into}/config.yaml")
+    notes += [f"torn file {path} was left out" for path in torn]
+    lines = [*(f"note: {note}" for note in notes), f"{rebuilt.table}\n", f"report   {rebuilt.page}", message]
+    print(*lines, f"what is missing, if anything: {_command(config, target)}", sep="\n")
     return cli.COMPLETE
 
 
-def _kind(config: dict[str, Any]) -> str:
-    return "ray_jobs.posterior" if "problems" in config else "ray_jobs.evaluate"
+def _command(config: dict[str, Any], target: RunFolder) -> str:
+    kind = "posterior" if "problems" in config else "evaluate"
+    return shlex.join(["python", "-m", f"ray_jobs.{kind}", target.address("config.yaml")])
 
 
-def _copy(run: RunFolder, target: RunFolder) -> None:
-    there = set(rows_of(target))
-    for folder in (RESULTS, FAILURES, REFERENCES):
-        for path in run.files(folder):
-            name = path.removeprefix(f"{run.root}/")
-            # named by its cell and its images: what is there under the name is the same
-            if target.path(name) not in there:
-                target.write(target.path(name), run.read(path))
+def _copy(run: RunFolder, target: RunFolder) -> list[str]:
+    """Add the rows of a run to another; return its torn files, which are left out.
+
+    The run may be at work, and its actors put files that were listed into larger ones: then it is listed again.
+    """
+    seen, torn, complete = set[str](), list[str](), False
+    while not complete:
+        paths = [path for path in rows_of(run) if path not in seen]
+        seen.update(paths)
+        index, damaged = scan(run, paths)
+        torn += damaged
+        copied = _copy_files(run, index, target)
+        complete = copied + len(damaged) == len(paths)
+    return torn
+
+
+def _copy_files(run: RunFolder, index: Index, target: RunFolder) -> int:
+    """Copy files that are not there yet; return how many of them are there now."""
+    there, count = set(rows_of(target)), 0
+    for path, ids in index.items():
+        folder = os.path.dirname(path).removeprefix(f"{run.root}/")
+        # by the rows that are in it, not by its batch, some of which may have failed: what has the name is the same
+        copy = target.path(folder, file_name(cell_of(path), ids))
+        if copy not in there:
+            try:
+                content = run.read(path)
+            except FileNotFoundError:
+                continue
+            target.write(copy, content)
+        count += 1
+    return count
 
 
 def _count(run: RunFolder, folder: str) -> int:

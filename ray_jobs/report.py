@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
 import yaml
 
 from ipsolve import report
@@ -20,6 +21,7 @@ from ipsolve.posterior import report as posterior_report
 from ipsolve.report.view import read_text
 from ipsolve.results import RunFolder
 from ray_jobs import cli
+from ray_jobs.pipeline.upkeep import is_damage, rows_of, scan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,11 +34,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(location: str, into: str | None) -> int:
-    rebuilt = rebuild(RunFolder(location))
+    run = RunFolder(location)
+    try:
+        rebuilt = rebuild(run)
+    except (pa.ArrowException, OSError) as error:
+        torn = scan(run, rows_of(run))[1] if is_damage(error) else []
+        if not torn:
+            raise
+        raise _torn(run, torn) from None
     if into is not None:
         replace_tables(Path(into), rebuilt.name, rebuilt.document)
     print(f"{rebuilt.table}\n\nreport: {rebuilt.page}")
     return cli.COMPLETE
+
+
+def _torn(run: RunFolder, files: list[str]) -> RequestError:
+    first, more = run.address(files[0].removeprefix(f"{run.root}/")), len(files) - 1
+    command = f"python -m ray_jobs.{'posterior' if is_posterior(run) else 'evaluate'}"
+    return RequestError(
+        f"{first} is torn{f', and {more} more files' * bool(more)}; {command} with the configuration of the run sets "
+        "such files aside and does their images again"
+    )
 
 
 class Rebuilt(NamedTuple):

@@ -144,7 +144,8 @@ def _describe(config: dict[str, Any], provenance: dict[str, Any]) -> _Described:
         return _Described("posterior", shared, extent, tasks, sources)
     data = {key: value for key, value in config["data"].items() if key not in EXTENT}
     extent |= {key: str(config["data"].get(key)) for key in EXTENT}
-    shared = {**flat("data", data), **flat("prior", config["prior"]), **precision}
+    networks = flat("weights", provenance.get("networks", {}))
+    shared = {**flat("data", data), **flat("prior", config["prior"]), **precision, **networks}
     tasks = {name: flat("task", task) for name, task in config["tasks"].items()}
     known = provenance.get("data") or {}
     sources = {str(data.get("source")): (known.get("digest", digest(config["data"])), config["data"], known)}

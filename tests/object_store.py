@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,3 +94,36 @@ def _wait(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
                 return
         time.sleep(0.1)
     raise RuntimeError(f"the object store did not start: {log.read_text()}")
+
+
+@contextmanager
+def refusing(store: ObjectStore, method: str, times: int) -> Iterator[str]:
+    """Serve the store at another endpoint that answers the first requests of a method with 503, as S3 does."""
+    left = threading.Semaphore(times)
+    port = int(store.endpoint.rpartition(":")[2])
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            request = self.request.recv(2**16)
+            if not request:
+                return
+            if request.startswith(f"{method} ".encode()) and left.acquire(blocking=False):
+                self.request.sendall(b"HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+                return
+            with socket.create_connection(("127.0.0.1", port)) as server:
+                # a connection for each request: of the next one, the method is to be seen, too
+                server.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+                threading.Thread(target=_pass_on, args=(self.request, server), daemon=True).start()
+                _pass_on(server, self.request)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_address[1]}"
+        proxy.shutdown()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while content := source.recv(2**16):
+            target.sendall(content)

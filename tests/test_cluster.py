@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -56,6 +57,26 @@ def test_nodes_run_the_pinned_ray_and_uv():
     uv = re.search(r"^UV_VERSION := (\S+)", (ROOT / "Makefile").read_text(), re.M)[1]
     for name in (*LAUNCHER, "deploy/Dockerfile"):
         assert re.findall(r"uv==(\S+)", text[name]) == [uv]
+
+
+def options(commands: list[str]) -> dict[str, str | None]:
+    """Return the options of the ``ray start`` among commands."""
+    (start,) = [line.split("ray start", 1)[1] for line in commands if "ray start" in line]
+    return {name: value or None for name, _, value in (word.partition("=") for word in start.split())}
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_the_dashboard_of_the_head_listens_on_loopback(name):
+    assert options(prepare_config(read(name))["head_start_ray_commands"])["--dashboard-host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("kind", ["head", "worker"])
+def test_nodes_in_the_cloud_start_as_ray_would_start_them_but_for_the_dashboard(cluster, kind):
+    defaults = yaml.safe_load((Path(ray.__file__).parent / "autoscaler" / "aws" / "defaults.yaml").read_text())
+    theirs, ours = (options(each[f"{kind}_start_ray_commands"]) for each in (defaults, prepare_config(cluster)))
+    if kind == "head":
+        assert (theirs.pop("--dashboard-host"), ours.pop("--dashboard-host")) == ("0.0.0.0", "127.0.0.1")
+    assert ours == theirs
 
 
 def test_every_node_gets_a_token_and_no_file_holds_a_secret(cluster):
@@ -145,6 +166,25 @@ def test_the_rayjob_asks_for_the_gpus_that_may_come():
     assert "compute.gpus_per_actor=1" in spec["entrypoint"]
     head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert "nvidia.com/gpu" not in head["resources"]["limits"]
+
+
+def pods() -> list[dict]:
+    cluster = read("deploy/rayjob.yaml")["spec"]["rayClusterSpec"]
+    return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+def test_the_account_of_the_pods_is_made_by_a_command_that_is_written_down():
+    (account,) = {pod["serviceAccountName"] for pod in pods()}
+    for name in ("deploy/rayjob.yaml", "docs/cluster.md"):
+        assert f"kubectl create serviceaccount {account}" in (ROOT / name).read_text()
+
+
+def test_every_pod_has_shared_memory_for_the_object_store():
+    for pod in pods():
+        in_memory = {volume["name"] for volume in pod["volumes"] if volume["emptyDir"]["medium"] == "Memory"}
+        for container in pod["containers"]:
+            assert [mount["name"] in in_memory for mount in container["volumeMounts"]] == [True]
+            assert container["volumeMounts"][0]["mountPath"] == "/dev/shm"
 
 
 def strict(schema: dict) -> dict:

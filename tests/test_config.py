@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import yaml
 
 from ipsolve.config import Config, load_config
 from ipsolve.errors import RequestError
 from ipsolve.experiment import Experiment
+from ipsolve.metrics.features import INCEPTION
 from ipsolve.validation import build
 
 BASE: dict[str, Any] = {
@@ -56,6 +58,9 @@ def test_overrides_are_dotted_yaml(path: Path) -> None:
         ("slovers.x.solver=tv", "config.slovers: unknown key (did you mean 'solvers'?)"),
         ("compute.batch_size=many", "config.compute.batch_size"),
         ("compute.precision=float8", "config.compute.precision"),
+        ("compute.gpus_per_actor=1.5", "config.compute.gpus_per_actor: must be at most 1"),
+        ("compute.gpus_per_actor=.inf", "config.compute.gpus_per_actor: must be at most 1"),
+        ("compute.gpus_per_actor=-1", "config.compute.gpus_per_actor"),
         ("seed=-1", "config.seed"),
         ("seed=[]", "config.seed"),
         ("name=../elsewhere", "config.name"),
@@ -71,6 +76,20 @@ def test_a_wrong_word_is_refused_in_one_line(path: Path, word: str, message: str
         load_config(path, [word])
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("word", "gpus"), [("0", 0), ("0.25", 0.25), ("1", 1), ("2", 2), ("auto", "auto")])
+def test_an_actor_has_a_share_of_a_gpu_or_whole_ones(path: Path, word: str, gpus: object) -> None:
+    assert load_config(path, [f"compute.gpus_per_actor={word}"]).compute.gpus_per_actor == gpus
+
+
+def test_a_configuration_may_lie_behind_a_uri(path: Path) -> None:
+    assert load_config(f"file://{path}", ["seed=3"]) == load_config(path, ["seed=3"])
+    fsspec.filesystem("memory").pipe("/runs/small.yaml", path.read_bytes())
+    assert load_config("memory://runs/small.yaml") == load_config(path)
+    for absent in (f"file://{path}.gone", "memory://runs/gone.yaml", "gone://x.yaml"):
+        with pytest.raises(RequestError, match=r"\A.*gone.*\Z"):
+            load_config(absent)
 
 
 @pytest.mark.parametrize("content", ["- a list", "a: [", None])
@@ -152,6 +171,36 @@ def test_a_cell_is_all_that_its_numbers_depend_on() -> None:
         assert {cell.hash for cell in experiment(**changes).cells} == base
     for changes in other:
         assert not {cell.hash for cell in experiment(**changes).cells} & base
+
+
+NETWORKS = {
+    "lpips": {"metrics": ["lpips"], "weights": {"lpips_net": "vgg"}},
+    "fid": {"metrics": ["fid"], "weights": {"inception_sha256": "0" * 64}},
+}
+
+
+@pytest.mark.parametrize("metric", NETWORKS)
+def test_the_network_of_a_metric_belongs_to_a_cell_where_the_metric_is_asked_for(
+    metric: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    base = {cell.hash for cell in experiment().cells}
+    other = experiment(**NETWORKS[metric])
+    assert not {cell.hash for cell in other.cells} & base
+    assert other.origin()["networks"] == NETWORKS[metric]["weights"]
+    for same in ({"weights": NETWORKS[metric]["weights"]}, {"metrics": [metric]}):
+        assert {cell.hash for cell in experiment(**same).cells} == base
+        assert experiment(**same).origin()["networks"] == {}
+    usual = {"metrics": ["lpips", "fid"], "weights": {"inception_sha256": INCEPTION.sha256.upper()}}
+    assert {cell.hash for cell in experiment(**usual).cells} == base
+
+
+def test_the_place_of_weights_belongs_to_no_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "file").write_bytes(b"not the published one, so that it is not used")
+    paths = {"lpips": str(tmp_path / "file"), "inception": str(tmp_path / "file")}
+    here = experiment(metrics=["lpips", "fid"], weights=paths)
+    assert here.all_cells == experiment(metrics=["lpips", "fid"]).all_cells
 
 
 def test_a_metric_without_its_weights_is_reported_with_the_way_to_get_them(

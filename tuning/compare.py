@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import pandas as pd
 
@@ -24,18 +25,22 @@ from tuning.config import SweepConfig
 from tuning.ledger import COMPLETE
 from tuning.objective import Objective, parse_objectives
 
+# what two sweeps must have in common: the same search, on the same images
+_OF_BOTH = "data prior tasks solver space objective weights seed compute.precision search.rungs"
+
 
 @dataclass(frozen=True)
 class Finished:
     """A sweep that has been run."""
 
     name: str
+    config: SweepConfig
     objective: Objective
     trials: pd.DataFrame
 
     @classmethod
     def open(cls, location: str) -> Finished:
-        """Read a sweep; RequestError if there is none, or it has two objectives."""
+        """Read a sweep; RequestError if there is none, it has two objectives, or no trial that did all images."""
         run = RunFolder(location)
         if not run.exists("trials.parquet"):
             raise RequestError(f"{location} is not a finished sweep: it has no trials.parquet")
@@ -44,7 +49,9 @@ class Finished:
         if len(objectives) != 1:
             raise RequestError(f"{location} has two objectives, which have no single best")
         trials = pd.read_parquet(run.path("trials.parquet")).sort_values("end")
-        return cls(location, objectives[0], trials)
+        if not (trials["state"] == COMPLETE).any():
+            raise RequestError(f"{location} has no best: none of its {len(trials)} trials did all images")
+        return cls(location, config, objectives[0], trials)
 
     @property
     def score(self) -> pd.Series:
@@ -60,14 +67,18 @@ class Finished:
 
 def compare(first: Finished, second: Finished) -> str:
     """Return the comparison as lines."""
-    if first.objective != second.objective:
-        raise RequestError(f"{first.name} and {second.name} have different objectives")
+    different = [key for key in _OF_BOTH.split() if attrgetter(key)(first.config) != attrgetter(key)(second.config)]
+    if different:
+        raise RequestError(
+            f"{first.name} and {second.name} differ in {', '.join(different)}; "
+            "allowed: two sweeps that differ in what stops trials early"
+        )
     target = min(first.score.max(), second.score.max())
     spent = [each.seconds_until(target) for each in (first, second)]
     lines = [f"{'':30} {'best':>9} {'until target':>13} {'whole':>9} {'images':>7}"]
     for each, seconds in zip((first, second), spent, strict=True):
         best, trials = first.objective.sign * each.score.max(), each.trials
-        whole, images = trials["seconds"].sum(), trials["images"].sum()
+        whole, images = trials["seconds"].sum(), trials.get("solved", trials["images"]).sum()
         lines.append(f"{each.name:30} {best:9.4g} {seconds:11.1f} s {whole:7.1f} s {images:7d}")
     saved = spent[1] - spent[0]
     lines.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,36 +17,38 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from ray_jobs.pipeline.isolation import one_line
-from tuning.ledger import COMPLETE, DIVERGED, Ledger, state_of
+from tuning.ledger import COMPLETE, STOPPED, Ledger, state_of
+from tuning.objective import Objective
 from tuning.problem import Scores
 from tuning.request import Sweep
 
-MOST_SLICES = 8  # fields in one figure
+Target = Callable[[FrozenTrial], float] | None
+MOST_SLICES = 5  # parameters in one figure; further ones are in the next
 
 
 def comparable(sweep: Sweep, ledger: Ledger, scores: Scores) -> optuna.Study:
     """Return a study in memory in which trials that were stopped early stand beside those that did all images.
 
     The value of a trial is the reference's over all images plus the mean difference to the reference over the images
-    that the trial did: that of a complete trial is its objective, and no trial gains by having met easy images.
+    that the trial did: that of a complete trial is its objective, and no trial gains by having met easy images. A trial
+    without a value keeps its number.
     """
     study = optuna.create_study(directions=ledger.study.directions, study_name=sweep.config.name)
     whole = scores.objectives(sweep.reference, len(scores.problem.image_ids))
     known = all(len(values) == len(scores.problem.image_ids) for values in whole)
     for trial in ledger.trials():
+        values = None
         if state_of(trial) == COMPLETE:
             values = list(trial.values)
-        elif known and trial.state.is_finished() and state_of(trial) != DIVERGED:
+        elif known and state_of(trial) == STOPPED:
             own = scores.objectives(sweep.space.values(trial.params), int(trial.user_attrs["images"]))
             values = [
                 float(all_.mean() + (o - all_.reindex(o.index)).mean()) for all_, o in zip(whole, own, strict=True)
             ]
-        else:
-            continue
         study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.COMPLETE, values=values, params=trial.params, distributions=trial.distributions
-            )
+            optuna.trial.create_trial(state=TrialState.FAIL)
+            if values is None
+            else optuna.trial.create_trial(values=values, params=trial.params, distributions=trial.distributions)
         )
     return study
 
@@ -54,17 +56,22 @@ def comparable(sweep: Sweep, ledger: Ledger, scores: Scores) -> optuna.Study:
 def draw_figures(sweep: Sweep, ledger: Ledger, scores: Scores) -> tuple[dict[str, str], list[str]]:
     """Return ``{name: SVG}`` and a line for each figure that could not be drawn."""
     study = comparable(sweep, ledger, scores)
+    if not study.get_trials(states=[TrialState.COMPLETE]):
+        return {}, ["no figures: no trial has an objective"]
     names = [objective.name for objective in sweep.objectives]
-    targets = _targets(names)
-    ranked = _by_importance(study, targets[0][1])
     drawings: dict[str, Callable[[], Any]] = {}
-    for name, target in targets:
-        suffix = f" of {name}" if len(names) > 1 else ""
-        drawn: dict[str, Any] = {"target": target, "target_name": name}
-        evaluator = PedAnovaImportanceEvaluator()
+    for i, objective in enumerate(sweep.objectives):
+        suffix = f" of {objective.name}" if len(names) > 1 else ""
+        value, cost = targets(sweep.objectives, i)
+        ranked = by_importance(study, cost)
+        drawn: dict[str, Any] = {"target": value, "target_name": objective.name}
         drawings[f"history{suffix}"] = partial(plots.plot_optimization_history, study, **drawn)
-        drawings[f"importance{suffix}"] = partial(plots.plot_param_importances, study, evaluator, **drawn)
-        drawings[f"slices{suffix}"] = partial(plots.plot_slice, study, ranked[:MOST_SLICES], **drawn)
+        bars: dict[str, Any] = {**drawn, "target": cost, "evaluator": PedAnovaImportanceEvaluator()}
+        drawings[f"importance{suffix}"] = partial(plots.plot_param_importances, study, **bars)
+        for number, start in enumerate(range(0, len(ranked), MOST_SLICES), 1):
+            name = "slices" if number == 1 else f"slices {number}"
+            shown = ranked[start : start + MOST_SLICES]
+            drawings[name + suffix] = partial(plots.plot_slice, study, shown, **drawn)
         if len(ranked) > 1:
             drawings[f"contour{suffix}"] = partial(plots.plot_contour, study, ranked[:2], **drawn)
     if len(names) == 1:
@@ -80,19 +87,24 @@ def draw_figures(sweep: Sweep, ledger: Ledger, scores: Scores) -> tuple[dict[str
     return figures, notes
 
 
-def _targets(names: list[str]) -> list[tuple[str, Callable[[FrozenTrial], float] | None]]:
-    if len(names) == 1:
-        return [(names[0], None)]
-    return [(name, lambda trial, i=i: trial.values[i]) for i, name in enumerate(names)]  # type: ignore[misc]
+def targets(objectives: Sequence[Objective], i: int) -> tuple[Target, Target]:
+    """Return what a trial is drawn by and what its importance goes by; None of a single objective: Optuna knows it.
+
+    A target has no direction, and PED-ANOVA takes low ones for good.
+    """
+    if len(objectives) == 1:
+        return None, None
+    sign = objectives[i].sign
+    return lambda trial: float(trial.values[i]), lambda trial: -sign * float(trial.values[i])
 
 
-def _by_importance(study: optuna.Study, target: Callable[[FrozenTrial], float] | None) -> list[str]:
+def by_importance(study: optuna.Study, cost: Target) -> list[str]:
     """Return the parameters, the most important first."""
     names = sorted({name for trial in study.trials for name in trial.params})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=target)
+            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=cost)
     except (RuntimeError, ValueError):  # too few trials, or all alike
         return names
     return [*found, *(name for name in names if name not in found)]

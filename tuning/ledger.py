@@ -20,12 +20,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ipsolve.errors import RequestError
 from ipsolve.results import RunFolder
+from ray_jobs.pipeline.worker import MAX_DEATHS
+from tuning.dimensions import Choice, Parameters
 from tuning.problem import Report
 from tuning.request import Sweep
+from tuning.stopping import below_median, halved
 
 STUDY = "study.db"
 REFERENCE = 0  # the number of the trial with the solver's own settings; it is never stopped early
 COMPLETE, STOPPED, DIVERGED, UNFINISHED = "complete", "stopped", "diverged", "unfinished"
+MOST_POINTS = 10_000  # of a grid
 
 
 class Ledger:
@@ -35,9 +39,10 @@ class Ledger:
         """Open the study of a run, or begin one.
 
         Raises:
-            RequestError: the run holds another sweep.
+            RequestError: the run holds another sweep, or a grid is too large.
         """
         _quiet()
+        self.grid = grid_of(sweep)
         self.sweep, self.say = sweep, say
         self.rungs = sweep.config.search.rungs
         self.study = optuna.create_study(
@@ -49,9 +54,10 @@ class Ledger:
         self._check_identity(run)
         trials = self.trials()
         self.study.sampler = _sampler(sweep, len(trials))
-        self.study.pruner = _pruner(sweep)
         self._left = [trial for trial in trials if trial.state == TrialState.RUNNING]
         self._live: dict[int, optuna.Trial] = {}
+        self._failures: dict[int, tuple[str, bool]] = {}
+        self.fault: str | None = None  # what broke the sweep off, being no trial's own
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, by number."""
@@ -66,9 +72,7 @@ class Ledger:
     def num_trials(self) -> int:
         """Trials in all."""
         search = self.sweep.config.search
-        if search.algorithm != "grid":
-            return search.num_trials
-        return min(search.num_trials, 1 + len(self.sweep.space.grid(search.grid_size)))
+        return search.num_trials if self.grid is None else min(search.num_trials, 1 + len(self.grid))
 
     @property
     def waits(self) -> bool:
@@ -95,13 +99,12 @@ class Ledger:
 
     def _point(self, known: list[FrozenTrial]) -> dict[str, Any] | None:
         """Return the parameters of the next trial: {} for the sampler's choice, None where nothing is left."""
-        space, search = self.sweep.space, self.sweep.config.search
         if not known:
-            return space.nearest(self.sweep.experiment.solvers["trial"])
-        if search.algorithm != "grid":
+            return self.sweep.space.nearest(self.sweep.experiment.solvers["trial"])
+        if self.grid is None:
             return {}
-        seen = [trial.params for trial in known if trial.number != REFERENCE]
-        return next((point for point in space.grid(search.grid_size) if point not in seen), None)
+        seen = {frozenset(trial.params.items()) for trial in known if trial.number != REFERENCE}
+        return next((point for point in self.grid if frozenset(point.items()) not in seen), None)
 
     def report(self, number: int, report: Report) -> bool:
         """Take in a rung of a trial; return whether the trial should stop here."""
@@ -109,12 +112,47 @@ class Ledger:
         if len(self.sweep.objectives) > 1:
             return False
         trial.report(report.values[0], report.images)
-        return number != REFERENCE and trial.should_prune()
+        return number != REFERENCE and self._stops(number, report.images)
+
+    def _stops(self, number: int, rung: int) -> bool:
+        """Return whether a trial is not worth more images than those of ``rung``, by what is in the study."""
+        trials = self.trials()
+        if any(step > rung for step in trials[number].intermediate_values):
+            return False  # it has gone on from here before, and its driver or its process died
+        sign = self.sweep.objectives[0].sign
+        values = {t.number: sign * t.intermediate_values[rung] for t in trials if rung in t.intermediate_values}
+        own = values.pop(number)
+        others = list(values.values())
+        if self.sweep.scheduler == "asha":
+            return halved(own, others, self.sweep.config.search.reduction_factor)
+        return self.sweep.scheduler == "median" and below_median(own, others)
+
+    def failed(self, number: int, reason: str, died: bool) -> None:
+        """Take in that a trial broke off, and why; that its process ``died`` is counted in the study."""
+        trial, self._failures[number] = self._live[number], (reason, died)
+        if died:
+            trial.set_user_attr("deaths", trial.user_attrs.get("deaths", 0) + 1)
+        self.say(f"trial {number}: {'its process died: ' if died else ''}{reason}")
+
+    def give_up(self, number: int) -> None:
+        """Close a trial whose process has died too often; where it failed of something else the sweep has a ``fault``.
+
+        A full disk or a prior that cannot be read is not of the trial, and would meet every other: the trial stays
+        unfinished, and the same command repeats it.
+        """
+        deaths, (reason, died) = self._live[number].user_attrs.get("deaths", 0), self._failures[number]
+        if died and deaths >= MAX_DEATHS:
+            self.finish(number, Report(0, (), f"its process died {deaths} times: {reason}"))
+        else:
+            self.fault = f"trial {number}: {reason}"
 
     def finish(self, number: int, report: Report) -> None:
         """Close a trial."""
         trial = self._live.pop(number)
-        trial.set_user_attr("images", report.images)
+        if report.note:
+            trial.set_user_attr("note", report.note)
+        if report.error is None:
+            trial.set_user_attr("images", report.images)
         state = STOPPED
         if report.error is not None:
             # no value stands for "worst"; a broken constraint ranks behind every trial that has one
@@ -133,7 +171,8 @@ class Ledger:
         words = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, report.values, strict=False))
         finished = sum(each.state.is_finished() for each in self.trials())
         reason = report.error or f"{words} over {report.images} images"
-        self.say(f"[{finished}/{self.num_trials}] trial {number} {state}: {reason}")
+        note = f"; {report.note}" if report.note else ""
+        self.say(f"[{finished}/{self.num_trials}] trial {number} {state}: {reason}{note}")
 
     def _check_identity(self, run: RunFolder) -> None:
         identity = json.loads(json.dumps(self.sweep.identity(), default=str))
@@ -154,6 +193,31 @@ def state_of(trial: FrozenTrial) -> str:
     return COMPLETE if trial.state == TrialState.COMPLETE else STOPPED
 
 
+def grid_of(sweep: Sweep) -> list[Parameters] | None:
+    """Return the points of a grid, None for other searches; RequestError if they are too many."""
+    search = sweep.config.search
+    if search.algorithm != "grid":
+        return None
+    points: dict[tuple[Any, ...], int] = {(): 1}  # their number by the choices made, on which the other fields depend
+    for dimension in sweep.space.dimensions:
+        own = dimension.grid(search.grid_size)
+        following: dict[tuple[Any, ...], int] = {}
+        for choices, n in points.items():
+            if not dimension.active(dict(choices)):
+                following[choices] = n
+            elif isinstance(dimension, Choice):
+                following |= {(*choices, *point.items()): n for point in own}
+            else:
+                following[choices] = n * len(own)
+        points = following
+        if sum(points.values()) > MOST_POINTS:  # said before they are made: nine fields have a quarter of a million
+            raise RequestError(
+                f"search.algorithm: the grid has more than {MOST_POINTS} points; "
+                "allowed: a smaller search.grid_size, fewer fields in space, or random"
+            )
+    return sweep.space.grid(search.grid_size)
+
+
 def _sampler(sweep: Sweep, position: int) -> optuna.samplers.BaseSampler:
     # a sampler that is begun again with the same seed would draw the same points again
     seed = int(np.random.SeedSequence([sweep.config.seed, position]).generate_state(1)[0])
@@ -163,13 +227,6 @@ def _sampler(sweep: Sweep, position: int) -> optuna.samplers.BaseSampler:
     if search.algorithm == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, search.num_trials // 4)))
     return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
-    search = sweep.config.search
-    if sweep.scheduler == "asha":
-        return optuna.pruners.SuccessiveHalvingPruner(search.rungs[0], search.reduction_factor)
-    return optuna.pruners.MedianPruner() if sweep.scheduler == "median" else optuna.pruners.NopPruner()
 
 
 def _quiet() -> None:

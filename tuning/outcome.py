@@ -31,9 +31,15 @@ def objective_columns(sweep: Sweep) -> list[str]:
 
 
 def trial_table(sweep: Sweep, ledger: Ledger, scores: Scores) -> pd.DataFrame:
-    """Return a row per trial: number, state, fields, objectives with the half widths of their 95% intervals, images
-    used, seconds of solving, times, and why it diverged; and per task the mean of every column of an objective."""
-    table = pd.DataFrame([_row(sweep, trial, scores) for trial in ledger.trials()])
+    """Return a row per trial: number, state, fields, objectives with the half widths of their 95% intervals, ``images``
+    (how many it has done of the common order), cost, times, and why it diverged; and per task the mean of every column
+    of an objective.
+
+    Cost is the images that a trial ``solved`` itself, and their ``seconds``: rows that it shares with an earlier trial
+    at the same point are counted there.
+    """
+    counted: dict[str, set[str]] = {}
+    table = pd.DataFrame([_row(sweep, trial, scores, counted) for trial in ledger.trials()])
     for dimension in sweep.space.dimensions:
         options = dimension.options if isinstance(dimension, Choice) else ()
         if len({type(option) for option in options if option is not None}) > 1:  # a column of Parquet has one type
@@ -41,19 +47,21 @@ def trial_table(sweep: Sweep, ledger: Ledger, scores: Scores) -> pd.DataFrame:
     return table
 
 
-def _row(sweep: Sweep, trial: FrozenTrial, scores: Scores) -> dict[str, Any]:
+def _row(sweep: Sweep, trial: FrozenTrial, scores: Scores, counted: dict[str, set[str]]) -> dict[str, Any]:
     state = state_of(trial)
     row: dict[str, Any] = {"number": trial.number, "state": state, "reference": trial.number == REFERENCE}
     row |= {dimension.field: None for dimension in sweep.space.dimensions}
     row |= {f"{name}{end}": np.nan for name in objective_columns(sweep) for end in ("", "_ci95")}
-    images = int(trial.user_attrs.get("images", 0))
-    row |= {"images": images, "seconds": 0.0, "start": None, "end": None, "error": trial.user_attrs.get("error")}
+    row |= {"images": 0, "solved": 0, "seconds": 0.0, "start": None, "end": None}
+    row["error"] = trial.user_attrs.get("error")
     if not trial.state.is_finished():
         return row
     fields = sweep.space.values(trial.params)
-    rows = scores.rows_by_task(fields, images)
+    # one that diverged has its rows up to where it did
+    rows = scores.rows_by_task(fields, trial.user_attrs.get("images", len(scores.problem.image_ids)))
     row |= fields
-    row["seconds"] = float(sum(table["seconds"].sum() for table in rows.values()))
+    row["images"] = images = scores.done(rows)
+    row |= _cost(rows, {cell.task: counted.setdefault(cell.hash, set()) for cell in scores.problem.trial(fields).cells})
     row["start"] = _time(trial.user_attrs["start"])
     row["end"] = None if trial.datetime_complete is None else trial.datetime_complete.astimezone(UTC).isoformat()
     if state != DIVERGED:
@@ -63,6 +71,15 @@ def _row(sweep: Sweep, trial: FrozenTrial, scores: Scores) -> dict[str, Any]:
         for column in dict.fromkeys(name for objective in sweep.objectives for name in objective.weights):
             row[f"{task}.{column}"] = float(table[COLUMNS[column]].astype(float).mean())
     return row
+
+
+def _cost(rows: dict[str, pd.DataFrame], counted: dict[str, set[str]]) -> dict[str, Any]:
+    """Return what the rows have cost that no trial before has ``counted``, by task, and count them."""
+    own = {task: table[~table.index.isin(counted[task])] for task, table in rows.items()}
+    for task, table in own.items():
+        counted[task].update(table.index)
+    solved = {image_id for table in own.values() for image_id in table.index}
+    return {"solved": len(solved), "seconds": float(sum(table["seconds"].sum() for table in own.values()))}
 
 
 def best_trials(sweep: Sweep, ledger: Ledger) -> list[FrozenTrial]:

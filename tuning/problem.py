@@ -8,11 +8,11 @@ died, one that draws the same point) finds them, and no image is solved twice.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,6 +86,12 @@ class Scores:
         tables = {cell.task: self.rows(cell) for cell in self.problem.trial(fields).cells}
         return {task: table[table.index.isin(ids)] for task, table in tables.items()}
 
+    def done(self, rows: Mapping[str, pd.DataFrame]) -> int:
+        """Return how many images, from the first on, have a row in every task."""
+        ids = self.problem.image_ids
+        missing = (i for i, name in enumerate(ids) if any(name not in table.index for table in rows.values()))
+        return next(missing, len(ids))
+
     def objectives(self, fields: Fields, n: int) -> list[pd.Series]:
         """Return each objective by image, on the first ``n`` images; for several tasks in units of the reference."""
         rows = self.rows_by_task(fields, n)
@@ -101,17 +107,23 @@ class Scores:
 
 @dataclass(frozen=True)
 class Report:
-    """How far a trial is: its objectives over the first images, or why it has none."""
+    """How far a trial is: its objectives over the first images, or why it has none.
+
+    Args:
+        note: what its user should know of how it was done.
+    """
 
     images: int
     values: tuple[float, ...]
     error: str | None = None
+    note: str = ""
 
     @classmethod
     def of(cls, scores: Scores, fields: Fields, n: int) -> Report:
         """Return the report on the first ``n`` images, whose rows are there."""
-        values = tuple(float(series.mean()) for series in scores.objectives(fields, n))
-        for objective, value in zip(scores.problem.objectives, values, strict=True):
-            if not math.isfinite(value):
-                return cls(n, (), f"{objective.name} is {value} over the first {n} images")
-        return cls(n, values)
+        found = scores.objectives(fields, n)
+        for objective, series in zip(scores.problem.objectives, found, strict=True):
+            bad = series[~np.isfinite(series)]  # a mean would leave out what is NaN
+            if len(bad):
+                return cls(n, (), f"{objective.name} of image {bad.index[0]} is {bad.iloc[0]}")
+        return cls(n, tuple(float(series.mean()) for series in found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ CAPTIONS = {
     "images plus its mean difference to the reference over the images it did, here and in the figures below.",
     "rungs": "The running objective after each rung: only lines that reach the right end did all images.",
     "importance": "PED-ANOVA: how much each parameter decides whether a trial is among the best.",
-    "slices": "Each parameter against the objective.",
+    "slices": "Parameters against the objective, the most important first.",
     "contour": "The two most important parameters.",
 }
 
@@ -36,6 +37,7 @@ class Line(NamedTuple):
     number: int
     state: str
     objectives: list[tuple[str, str, float]]  # value, margin, number to sort by
+    tasks: list[tuple[str, float]]  # value, number to sort by
     settings: list[str]
     images: int
     seconds: float
@@ -45,7 +47,7 @@ class Line(NamedTuple):
 
 
 def write_report(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd.DataFrame) -> list[str]:
-    """Write ``report.html`` of a sweep and return a line for each thing that could not be shown."""
+    """Write ``report.html`` of a sweep, with or without a best trial; return a line for each thing not shown."""
     figures, notes = draw_figures(sweep, ledger, scores)
     own, shared = Path(__file__).parent / "assets", ipsolve.report.page.ASSETS
     environment = Environment(
@@ -58,12 +60,13 @@ def write_report(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, t
         script=(shared / "report.js").read_text(),
         config=sweep.config,
         config_text=Path(run.path("config.yaml")).read_text(encoding="utf-8"),
-        best_text=Path(run.path("best.yaml")).read_text(encoding="utf-8"),
+        best_text=Path(run.path("best.yaml")).read_text(encoding="utf-8") if best else None,
         scheduler=sweep.scheduler,
         objectives=sweep.objectives,
         fields=[dimension.field for dimension in sweep.space.dimensions],
-        lines=_lines(sweep, table, best),
-        figures=[(name, CAPTIONS[name.split(" of ")[0]], svg) for name, svg in figures.items()],
+        task_columns=_task_columns(sweep),
+        lines=_lines(sweep, ledger, table, best),
+        figures=[(name, CAPTIONS[name.split()[0]], svg) for name, svg in figures.items()],
         states=table["state"].value_counts().to_dict(),
         seconds=float(table["seconds"].sum()),
         notes=notes,
@@ -78,14 +81,14 @@ def console(sweep: Sweep, table: pd.DataFrame, best: list[FrozenTrial]) -> str:
     names = [objective.name for objective in sweep.objectives]
     rows = table.set_index("number")
     lines = []
-    chosen = [trial.number for trial in best]
-    for index in dict.fromkeys([*chosen, REFERENCE]):
+    chosen = {trial.number: sweep.space.values(trial.params) for trial in best}
+    for index, values in (chosen | {REFERENCE: sweep.reference}).items():
         row = rows.loc[index]
         shown = [
             f"{name} {row[column]:.4g} ± {row[f'{column}_ci95']:.2g}"
             for name, column in zip(names, objective_columns(sweep), strict=True)
         ]
-        settings = " ".join(f"{name}={value}" for name, value in _settings(sweep, row))
+        settings = " ".join(f"{name}={value}" for name, value in _settings(sweep, values))
         label = "best" if index in chosen else "reference"
         own = " (the reference)" if index == REFERENCE and index in chosen else ""
         lines.append(
@@ -94,8 +97,10 @@ def console(sweep: Sweep, table: pd.DataFrame, best: list[FrozenTrial]) -> str:
     return "\n".join(lines)
 
 
-def _lines(sweep: Sweep, table: pd.DataFrame, best: list[FrozenTrial]) -> list[Line]:
+def _lines(sweep: Sweep, ledger: Ledger, table: pd.DataFrame, best: list[FrozenTrial]) -> list[Line]:
     columns = objective_columns(sweep)
+    # from the parameters: in the table a field that is null and one that was not searched are both empty
+    values = {t.number: sweep.space.values(t.params) for t in ledger.trials() if t.state.is_finished()}
     order = table.sort_values(
         ["images", columns[0]], ascending=[False, sweep.objectives[0].mode == "min"], na_position="last"
     )
@@ -104,11 +109,9 @@ def _lines(sweep: Sweep, table: pd.DataFrame, best: list[FrozenTrial]) -> list[L
         Line(
             number=row["number"],
             state=row["state"],
-            objectives=[
-                (number(row[column], None if abs(row[column]) < 1 else 2), _margin(row[f"{column}_ci95"]), row[column])
-                for column in columns
-            ],
-            settings=[value for _, value in _settings(sweep, row)],
+            objectives=[(_value(row[column]), _margin(row[f"{column}_ci95"]), row[column]) for column in columns],
+            tasks=[(_value(row.get(column)), row.get(column)) for column in _task_columns(sweep)],
+            settings=[value for _, value in _settings(sweep, values.get(row["number"], {}))],
             images=row["images"],
             seconds=row["seconds"],
             error=row["error"] or "",
@@ -119,20 +122,33 @@ def _lines(sweep: Sweep, table: pd.DataFrame, best: list[FrozenTrial]) -> list[L
     ]
 
 
+def _task_columns(sweep: Sweep) -> list[str]:
+    """Return the columns per task that say more than the objectives: of several tasks, or of a weighted sum."""
+    names = dict.fromkeys(name for objective in sweep.objectives for name in objective.weights)
+    columns = [f"{task}.{name}" for task in sweep.config.tasks for name in names]
+    return columns if len(columns) > len(sweep.objectives) else []
+
+
+def _value(value: Any) -> str:
+    return "–" if pd.isna(value) else number(value, None if abs(value) < 1 else 2)
+
+
 def _margin(value: float) -> str:
     return "" if pd.isna(value) else f"± {number(value, None)}"
 
 
-def _settings(sweep: Sweep, row: Any) -> list[tuple[str, str]]:
-    return [(dimension.field, _short(row[dimension.field])) for dimension in sweep.space.dimensions]
+def _settings(sweep: Sweep, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the searched fields in words, a dash for one that was not searched in this trial."""
+    fields = [dimension.field for dimension in sweep.space.dimensions]
+    return [(field, _short(values[field]) if field in values else "–") for field in fields]
 
 
 def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_short(each) for each in value) + "]"
     if isinstance(value, float):
-        return "–" if pd.isna(value) else f"{value:.4g}"
-    return "–" if value is None else str(value)
+        return f"{value:.4g}"
+    return "null" if value is None else str(value)
 
 
 def _provenance(run: RunFolder) -> list[tuple[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +13,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from ipsolve.cells import describe
+from ipsolve.cells import at, describe
 from ipsolve.config import Compute, Config, read_mapping
-from ipsolve.datasets import ImageError, open_source
+from ipsolve.datasets import ImageError
 from ipsolve.errors import RequestError
 from ipsolve.experiment import Experiment
 from ipsolve.solvers import Solver, parse_solver
 from ipsolve.validation import build
 from tuning.config import SweepConfig
+from tuning.leakage import shared_image
 from tuning.objective import Objective, parse_objectives
 from tuning.problem import TRIAL, Problem
 from tuning.space import Space, parse_space
 
 TUNED, PUBLISHED = "tuned", "published"
+BEST = "-best"  # what the name of the evaluation adds to that of the sweep
+MOST_LETTERS = 128 - len(BEST)  # of a name: a run's has 128
+# what a sweep calls the keys of its evaluations
+OWN_KEYS = {f"solvers.{TRIAL}": "solver", "metrics": "objective"}
+EVALUATE_KEYS = {
+    "data": "evaluate.data",
+    "metrics": "evaluate.metrics",
+    f"solvers.{PUBLISHED}": "evaluate.baseline",
+    f"solvers.{TUNED}": "solver",
+}
 
 
 @dataclass(frozen=True)
@@ -49,12 +61,19 @@ class Sweep:
         Raises:
             RequestError: a name, value, path or range in it is wrong, or its parts do not fit together.
         """
+        if len(config.name) > MOST_LETTERS:
+            raise RequestError(
+                f"name: must have at most {MOST_LETTERS} characters, because best.yaml adds {BEST} "
+                f"(got {len(config.name)})"
+            )
         own = parse_solver(config.solver)
         space = parse_space(config.space, config.solver)
         objectives = parse_objectives(config.objective)
         reference = space.values(space.nearest(own))
         metrics = list(dict.fromkeys(name for objective in objectives for name in objective.metrics))
-        experiment = Experiment.of(_evaluation(config, config.data, {TRIAL: {**config.solver, **reference}}, metrics))
+        solvers = {TRIAL: {**config.solver, **reference}}
+        with renamed(OWN_KEYS):
+            experiment = Experiment.of(_evaluation(config, config.data, solvers, metrics))
         sweep = cls(config, experiment, space, objectives, reference)
         sweep._check()
         return sweep
@@ -75,21 +94,32 @@ class Sweep:
             raise RequestError("search.scheduler: two objectives have no single order to stop by; allowed: none")
         if "://" in self.config.output:
             raise RequestError("output: a sweep keeps its study in SQLite, which needs a local folder")
+        self._check_space()
         self._check_split()
-        Experiment.of(self.evaluation({TUNED: self.fields(self.reference)}))
+
+    def _check_space(self) -> None:
+        """Raise RequestError where the solver cannot do a task at some point of the space, the reference or not."""
+        latent = self.experiment.prior_summary.latent
+        for field, values in self.space.around(self.experiment.solvers[TRIAL]):
+            solver = parse_solver({**self.config.solver, **values}, "space")
+            for task, (spec, noise) in self.experiment.tasks.items():
+                at(f"space.{field}: {values[field]} on tasks.{task}", solver.check, spec, latent, noise.std)
 
     def _check_split(self) -> None:
-        source, evaluated = self.config.data.get("source"), self.config.evaluate.data
+        source = self.config.data.get("source")
         if str(source).split(":")[-1] == "test":
             raise RequestError(
                 f"data.source: {source} is a test split; hyper-parameters are chosen on another one, val"
             )
-        other = open_source(evaluated, self.experiment.image_size) if "source" in evaluated else None
-        if other is None:
-            raise RequestError("evaluate.data.source: is required")
-        if other.describe() == self.experiment.source.describe():
+        with renamed(EVALUATE_KEYS):
+            evaluation = Experiment.of(self.evaluation({TUNED: self.fields(self.reference)}))
+        shared = shared_image(self.experiment, self.order, evaluation)
+        if shared is not None:
+            own, other = shared
+            as_other = "" if own == other else f" as {other}"
             raise RequestError(
-                f"data.source: {source} is what evaluate.data reports on; hyper-parameters are chosen on other images"
+                f"data: image {own} is one that evaluate.data reports on{as_other}; allowed: two sets without an image "
+                "in common"
             )
 
     @property
@@ -107,7 +137,9 @@ class Sweep:
         parse_solver(baseline, "evaluate.baseline")
         solvers = {**tuned, PUBLISHED: baseline}
         evaluate = self.config.evaluate
-        return _evaluation(self.config, evaluate.data, solvers, evaluate.metrics, PUBLISHED, f"{self.config.name}-best")
+        return _evaluation(
+            self.config, evaluate.data, solvers, evaluate.metrics, PUBLISHED, f"{self.config.name}{BEST}"
+        )
 
     @cached_property
     def order(self) -> list[int]:
@@ -147,6 +179,19 @@ class Sweep:
             "search.rungs": config.search.rungs,
             "search.scheduler": [self.scheduler, config.search.reduction_factor],
         }
+
+
+@contextmanager
+def renamed(keys: Mapping[str, str]) -> Iterator[None]:
+    """Let a RequestError name the user's own key: one of ``keys`` at its start becomes what it stands for."""
+    try:
+        yield
+    except RequestError as error:
+        text = str(error)
+        for key, own in keys.items():
+            if text.startswith((f"{key}.", f"{key}:", f"{key} ")):
+                raise RequestError(own + text[len(key) :]) from None
+        raise
 
 
 def published(solver: type[Solver]) -> dict[str, Any]:

@@ -7,26 +7,35 @@ import os
 from typing import Any
 
 from ray_jobs.pipeline import cluster
+from ray_jobs.pipeline.worker import MAX_DEATHS
 from tuning.ledger import Ledger
 from tuning.problem import Problem
 
 TUNE = "ray_tune"  # Tune's own records, which nothing is read from again
 
 
-def search(ledger: Ledger, problem: Problem, location: str, share: cluster.Share) -> None:
-    """Run the missing trials of a sweep."""
+def search(ledger: Ledger, problem: Problem, location: str, share: cluster.Share, written: bytes | None = None) -> None:
+    """Run the missing trials of a sweep.
+
+    Args:
+        written: ``config.yaml`` of the sweep, which every trial has to see.
+
+    Raises:
+        RuntimeError: something that is no trial's fault broke the sweep off; the trials at work are unfinished.
+    """
     # read when Tune is imported; its own handler of Ctrl-C would end a sweep as if it were complete
     os.environ.update(TUNE_DISABLE_SIGINT_HANDLER="1", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     cluster.connect(share.num_actors * share.cpus)
     from ray import tune
 
-    from tuning.adapters import StudyScheduler, StudySearcher
+    from tuning.adapters import StudyScheduler, StudySearcher, StudyStopper
     from tuning.trial import Place, Runner
 
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what happens to trials is told by the ledger
-    trainable = tune.with_parameters(Runner, problem=problem, place=Place(location, share.device, share.cpus))
+    place = Place(location, share.device, share.cpus, written)
+    trainable = tune.with_parameters(Runner, problem=problem, place=place)
     # ray.md 1c: next to a GPU the CPU share only sets threads
     resources = {"cpu": 0 if share.gpus else share.cpus, "gpu": share.gpus}
     tuner = tune.Tuner(
@@ -44,10 +53,14 @@ def search(ledger: Ledger, problem: Problem, location: str, share: cluster.Share
             storage_path=os.path.abspath(location),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=1),  # a node that is lost is not the trial's fault
+            # each time in another process: a node that is lost, or a device, is not the trial's fault
+            failure_config=tune.FailureConfig(max_failures=MAX_DEATHS - 1),
+            stop=StudyStopper(ledger),
         ),
     )
     tuner.fit()
+    if ledger.fault is not None:
+        raise RuntimeError(ledger.fault)
 
 
 def _folder(trial: Any) -> str:

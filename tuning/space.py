@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,32 @@ class Space:
                 parameters |= dimension.encode(getattr(solver, dimension.field))
                 values[dimension.field] = dimension.decode(parameters)
         return parameters
+
+    def around(self, solver: Solver) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield points that a fault in one field cannot all pass: a field, and the values of the active fields.
+
+        Every field takes each of its options or corners, the others are nearest to the settings of ``solver`` except
+        for what the field's conditions ask for.
+        """
+        for dimension in self.dimensions:
+            for corner in dimension.corners():
+                chosen = self._conditions(dimension, solver) | {dimension.field: corner}
+                values: dict[str, Any] = {}
+                for each in self.dimensions:
+                    if each.field in chosen:
+                        values[each.field] = chosen[each.field]
+                    elif each.active(values):
+                        values[each.field] = each.decode(each.encode(getattr(solver, each.field)))
+                yield dimension.field, values
+
+    def _conditions(self, dimension: Dimension, solver: Solver) -> dict[str, Any]:
+        """Return the values of other fields with which a field is active, those of ``solver`` where they do."""
+        chosen: dict[str, Any] = {}
+        for name, allowed in dimension.when.items():
+            own = getattr(solver, name)
+            condition = next(each for each in self.dimensions if each.field == name)
+            chosen |= self._conditions(condition, solver) | {name: own if own in allowed else allowed[0]}
+        return chosen
 
     def grid(self, size: int) -> list[Parameters]:
         """Return the parameters of every point of a grid, without the fields that are inactive there."""

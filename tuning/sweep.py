@@ -4,7 +4,8 @@
 
 The same command again does what is missing and nothing else; with ``search.num_trials`` raised it goes on with a
 finished sweep.
-Exit codes: 0 complete, 2 the request is wrong, 1 the sweep broke off (what was solved is kept).
+Exit codes: 0 complete, 2 the request is wrong, 1 the sweep broke off (what was solved is kept), or no trial did all
+images.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from collections.abc import Sequence
 
 import yaml
 
-from ipsolve.config import Compute
 from ipsolve.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.pipeline import provenance
-from ray_jobs.pipeline.cluster import Share, plan_share
+from ray_jobs.pipeline.cluster import Share
 from ray_jobs.pipeline.fate import run_to_end
-from tuning.ledger import STUDY, Ledger
+from tuning.ledger import STUDY, Ledger, grid_of
 from tuning.request import Sweep, load_sweep
+from tuning.share import share_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,22 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(options: argparse.Namespace) -> int:
     sweep = Sweep.of(load_sweep(options.space, options.overrides))
+    grid_of(sweep)  # one that is too large is a wrong request, before anything starts
     if options.dry_run:
         print(describe(sweep, share_of(sweep)))
         return cli.COMPLETE
     return run_sweep(sweep)
-
-
-def share_of(sweep: Sweep) -> Share:
-    """Return the trials that run at once and what each of them gets."""
-    compute = sweep.config.compute
-    gpus = plan_share(Compute(), 1).gpus > 0
-    wanted = Compute(
-        num_actors=compute.concurrent_trials,
-        gpus_per_actor=compute.gpus_per_trial if gpus else 0.0,
-        cpus_per_actor=compute.cpus_per_trial,
-    )
-    return plan_share(wanted, sweep.config.search.num_trials)
 
 
 def describe(sweep: Sweep, share: Share) -> str:
@@ -88,12 +78,12 @@ def describe(sweep: Sweep, share: Share) -> str:
 def run_sweep(sweep: Sweep) -> int:
     """Do what is missing of a sweep, write its outcome and send it to MLflow; return the exit code."""
     run = RunFolder(sweep.config.run_location)
-    return run_to_end(run, "sweep", lambda status: (cli.COMPLETE, _search(sweep, run)))
+    return run_to_end(run, "sweep", lambda status: _search(sweep, run))
 
 
-def _search(sweep: Sweep, run: RunFolder) -> str:
+def _search(sweep: Sweep, run: RunFolder) -> tuple[int, str]:
     from tuning import report, tracking
-    from tuning.outcome import best_trials, write_outcome
+    from tuning.outcome import best_trials, trial_table, write_outcome
     from tuning.problem import Scores
     from tuning.search import search
 
@@ -101,26 +91,31 @@ def _search(sweep: Sweep, run: RunFolder) -> str:
     share, missing = share_of(sweep), ledger.missing()
     print(describe(sweep, share), f"{missing} of {ledger.num_trials} trials missing", sep="\n", flush=True)
     origin = provenance.describe(sweep.experiment, str(share), run.read_json("provenance.json"), missing > 0)
-    config = yaml.safe_dump(dataclasses.asdict(sweep.config), sort_keys=False, allow_unicode=True)
-    run.write(run.path("config.yaml"), config.encode())
+    config = yaml.safe_dump(dataclasses.asdict(sweep.config), sort_keys=False, allow_unicode=True).encode()
+    run.write(run.path("config.yaml"), config)
     run.write_json("provenance.json", origin)
     problem = sweep.problem()
+    scores = Scores(problem, run)
     if missing:
-        search(ledger, problem, run.root, share)
+        try:
+            search(ledger, problem, run.root, share, config)
+        except Exception:  # what there is can be looked at while whatever is broken is mended
+            tracking.send(run, sweep, ledger, scores, trial_table(sweep, ledger, scores))
+            raise
     if ledger.missing():
         raise RuntimeError(f"{ledger.missing()} trials have not been run")
     run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()})
-    scores = Scores(problem, run)
     table = write_outcome(run, sweep, ledger, scores)
-    best = best_trials(sweep, ledger)
-    if not best:
-        raise RuntimeError(f"no trial did all images; the first: {table['error'].dropna().iloc[0]}")
+    location, best = sweep.config.run_location, best_trials(sweep, ledger)
     notes = report.write_report(run, sweep, ledger, scores, table)
     place = tracking.send(run, sweep, ledger, scores, table)
-    location = sweep.config.run_location
     print(*(f"note: {note}" for note in notes), f"\n{report.console(sweep, table, best)}\n", sep="\n")
     print(f"report   {location}/report.html\ntrials   {location}/trials.csv, trials.parquet, {STUDY}\nMLflow   {place}")
-    return f"complete: {len(table)} trials; the gain on other images: python -m ray_jobs.evaluate {location}/best.yaml"
+    if not best:  # nothing that the same command could go on with
+        reason = table["error"].dropna().iloc[0]
+        return cli.FAILED, f"all {len(table)} trials are done, and none has all images; trial 0: {reason}"
+    evaluate = f"python -m ray_jobs.evaluate {location}/best.yaml"
+    return cli.COMPLETE, f"complete: {len(table)} trials; the gain on other images: {evaluate}"
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+import os
 import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from optuna.trial import FrozenTrial
@@ -25,14 +26,14 @@ from tuning.problem import Scores
 from tuning.request import Sweep
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 ARTIFACTS = ("report.html", "trials.csv", "best.yaml", "config.yaml", "provenance.json")
+DATABASE_ATTEMPTS = 2
 
 
 def send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd.DataFrame) -> str:
-    """Send a sweep; return where it is, or one line on why it is not there."""
+    """Send a sweep as far as it is; return where it is, or one line on why it is not there."""
     set_patience()
     try:
         return _send(run, sweep, ledger, scores, table)
@@ -40,10 +41,19 @@ def send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd
         return f"not sent ({one_line(error)}); the same command sends it later"
 
 
+def _bound_databases() -> None:
+    # for a database that does not answer MLflow waits ten times, 100 s in all, and libpq for as long as TCP does
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, DATABASE_ATTEMPTS)
+
+
 def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd.DataFrame) -> str:
     from mlflow import MlflowClient
-    from mlflow.entities import Param
+    from mlflow.entities import Metric, Param
 
+    _bound_databases()
     for name in ("alembic", "mlflow"):  # not earlier: mlflow sets its level when it is imported
         logging.getLogger(name).setLevel(logging.ERROR)
     config = dataclasses.asdict(sweep.config)
@@ -61,9 +71,8 @@ def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: p
     best = best_trials(sweep, ledger)
     ids: dict[int, str] = {}
     rows = table.set_index("number")
-    for trial in ledger.trials():
-        if not trial.state.is_finished():
-            continue
+    finished = [trial for trial in ledger.trials() if trial.state.is_finished()]
+    for trial in finished:
         tags = {"mlflow.parentRunId": parent, "state": state_of(trial), "reference": str(trial.number == 0).lower()}
         tags |= {"best": str(trial.number in [each.number for each in best]).lower()}
         tags |= {"error": trial.user_attrs["error"]} if "error" in trial.user_attrs else {}
@@ -80,7 +89,11 @@ def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: p
         client.set_terminated(child, "FAILED" if state_of(trial) == DIVERGED else "FINISHED", end)
     client.set_tag(parent, "best_trial", ", ".join(str(trial.number) for trial in best))
     client.set_tag(parent, "best_run", ", ".join(ids[trial.number] for trial in best))
-    _log_best(client, parent, sweep, best, max(_milliseconds(trial) for trial in ledger.trials()))
+    last = max(map(_milliseconds, finished), default=None)
+    if best and len(sweep.objectives) == 1:
+        client.log_batch(parent, metrics=[Metric("objective", best[0].values[0], last or 0, 0)])
+    # what broke off goes on with the same command, and is sent again then
+    client.set_terminated(parent, "KILLED" if ledger.missing() else "FINISHED", last)
     with tempfile.TemporaryDirectory() as folder:
         for name in filter(run.exists, ARTIFACTS):
             Path(folder, name).write_bytes(Path(run.path(name)).read_bytes())
@@ -89,7 +102,8 @@ def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: p
 
 
 def _metrics(sweep: Sweep, trial: FrozenTrial, scores: Scores, row: pd.Series, end: int) -> list[Metric]:
-    """Return the objectives of a trial after each rung, the step being the number of images, and its cost."""
+    """Return the objectives of a trial after each rung, the step being the number of images, at the last of them each
+    column of an objective per task, and what the trial cost."""
     from mlflow.entities import Metric
 
     fields, images = sweep.space.values(trial.params), int(row["images"])
@@ -100,17 +114,12 @@ def _metrics(sweep: Sweep, trial: FrozenTrial, scores: Scores, row: pd.Series, e
         for n in rungs
         for name, values in zip(objective_columns(sweep), scores.objectives(fields, n), strict=True)
     ]
+    columns = dict.fromkeys(name for objective in sweep.objectives for name in objective.weights)
+    per_task = {key: row.get(key, math.nan) for key in (f"{t}.{name}" for t in sweep.config.tasks for name in columns)}
+    found += [Metric(key, float(value), end, images) for key, value in per_task.items() if math.isfinite(value)]
     return [*found, Metric("images", images, end, 0), Metric("seconds", float(row["seconds"]), end, 0)]
 
 
-def _log_best(client: MlflowClient, parent: str, sweep: Sweep, best: list[FrozenTrial], end: int) -> None:
-    from mlflow.entities import Metric
-
-    if len(sweep.objectives) == 1:
-        client.log_batch(parent, metrics=[Metric("objective", trial.values[0], end, 0) for trial in best])
-    client.set_terminated(parent, "FINISHED", end)
-
-
 def _milliseconds(trial: FrozenTrial) -> int:
-    moment: Any = trial.datetime_complete
-    return int((time.time() if moment is None else moment.timestamp()) * 1000)
+    assert trial.datetime_complete is not None, "of a finished trial"
+    return int(trial.datetime_complete.timestamp() * 1000)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import socket
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -10,26 +11,61 @@ from ray import tune
 
 from ipsolve.results import RunFolder
 from ray_jobs.pipeline.evaluator import Evaluator
-from ray_jobs.pipeline.isolation import one_line
 from ray_jobs.pipeline.memory import keep_freed_memory
+from ray_jobs.pipeline.worker import sees
 from ray_jobs.pipeline.workload import Workload
 from tuning.problem import Fields, Problem, Report, Scores
 
 
-class Bench:
-    """The prior, the metrics and the images, in one process; solves trials image batch by image batch."""
+@dataclass(frozen=True)
+class Place:
+    """Where a trial runs and leaves its rows.
 
-    def __init__(self, problem: Problem, location: str, device: str, num_threads: int) -> None:
-        torch.set_num_threads(num_threads)
+    Args:
+        written: what the driver has left in ``config.yaml`` there, to see that this process sees the same folder.
+    """
+
+    location: str
+    device: str
+    num_threads: int
+    written: bytes | None = None
+
+
+class Bench:
+    """The prior, the metrics and the images, in one process; solves trials image batch by image batch.
+
+    Raises:
+        RuntimeError: this process does not see the folder of the sweep: its rows would stay on the disk of a node.
+    """
+
+    def __init__(self, problem: Problem, place: Place) -> None:
+        run = RunFolder(place.location)
+        if place.written is not None and not sees(run, place.written):
+            raise RuntimeError(
+                f"output: node {socket.gethostname()} does not see what the driver writes to {place.location}; "
+                "it must be a folder that all nodes share"
+            )
+        torch.set_num_threads(place.num_threads)
         keep_freed_memory()
-        self.device = device if torch.cuda.is_available() else "cpu"
-        self.num_threads = num_threads
+        lost = place.device == "cuda" and not torch.cuda.is_available()
+        self.note = "it was given a GPU that torch cannot use, and worked on the CPU" if lost else ""
+        self.device = "cpu" if lost else place.device
+        self.num_threads = place.num_threads
         self.problem = problem
-        self.scores = Scores(problem, RunFolder(location))
-        self.evaluator = Evaluator(self._workload(problem.reference))
+        self.scores = Scores(problem, run)
+        self.evaluator = Evaluator(self._workload(problem.reference), self.device)
 
     def measure(self, fields: Fields, n: int) -> Report:
-        """Solve what is missing of the first ``n`` images of a trial; the report on them."""
+        """Solve what is missing of the first ``n`` images of a trial; return the report on them.
+
+        Only a fault of the solver is the trial's. What else may fail (the disk, the device) is raised.
+        """
+        error = self._solve(fields, n)
+        report = Report.of(self.scores, fields, n) if error is None else Report(n, (), error)
+        return replace(report, note=self.note)
+
+    def _solve(self, fields: Fields, n: int) -> str | None:
+        """Solve what is missing; return why that stopped short, if it did."""
         ids, images = self.problem.image_ids, self.problem.images
         trial = self.problem.trial(fields)
         self.evaluator.workload = self._workload(fields)
@@ -42,20 +78,11 @@ class Bench:
                 if len(outcome.rows):
                     self.scores.save(cell, outcome.rows)
                 for failure in outcome.failures:
-                    return Report(n, (), f"{cell.task}, image {failure.image_id}: {failure.error}")
-        return Report.of(self.scores, fields, n)
+                    return f"{cell.task}, image {failure.image_id}: {failure.error}"
+        return None
 
     def _workload(self, fields: Fields) -> Workload:
         return Workload.of(self.problem.trial(fields), self.device, self.num_threads)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a trial runs and leaves its rows."""
-
-    location: str
-    device: str
-    num_threads: int
 
 
 class Runner(tune.Trainable):
@@ -73,15 +100,14 @@ class Runner(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Go on to the next rung."""
+        """Go on to the next rung.
+
+        Tune ends the process of a step that raises, and begins the trial again in another.
+        """
         n = self.problem.rungs[self.rung]
         self.rung += 1
-        try:
-            if self.bench is None:  # here and not in setup, where an error would have no words
-                place = self.place
-                self.bench = Bench(self.problem, place.location, place.device, place.num_threads)
-            report = self.bench.measure(self.fields, n)
-        except Exception as error:  # whatever it is costs this trial, not the sweep
-            report = Report(n, (), one_line(error))
+        if self.bench is None:  # here and not in setup, where an error would have no words
+            self.bench = Bench(self.problem, self.place)
+        report = self.bench.measure(self.fields, n)
         done = report.error is not None or self.rung == len(self.problem.rungs)
-        return {"images": n, "values": list(report.values), "error": report.error, "done": done}
+        return {**asdict(report), "done": done}

@@ -30,6 +30,7 @@ CASES: dict[str, Callable[[Scene], None]] = {
         deaths.driver_killed,
         deaths.job_stopped,
         deaths.poison,
+        deaths.poison_file,
         deaths.broken_device,
         surroundings.second_driver,
         surroundings.disk_full,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import psutil
 
 from benchmarks.faults.scene import NUM_IMAGES, Scene, check, kill, require, wait_until
 from benchmarks.faults.solvers import BrokenDevice, NotANumber, Poison, Slow
+from benchmarks.faults.sources import Deadly
 from benchmarks.harness import ROOT
 from ray_jobs import cli
 
@@ -114,7 +116,19 @@ def poison(scene: Scene) -> None:
     scene.evaluate(trial, cli.SOME_IMAGES_FAILED)
     check(scene, trial, expected, [(bright, "crash")])
     notes = scene.run.read_json("status.json")["notes"]
-    require(any("repeating it image by image" in note for note in notes), f"nobody said what happened: {notes}")
+    require(any("repeated image by image" in note for note in notes), f"nobody said what happened: {notes}")
+
+
+def poison_file(scene: Scene) -> None:
+    """An image that kills its reader every time becomes a failure of every solver, the others have their results."""
+    trial = scene.experiment(Slow(seconds=0))
+    deadly = scene.rng.randrange(NUM_IMAGES)
+    expected = scene.undisturbed(trial)
+    trial = dataclasses.replace(trial, source=Deadly(trial.source, deadly))
+    scene.evaluate(trial, cli.SOME_IMAGES_FAILED)
+    check(scene, trial, expected, [(trial.image_ids[deadly], "read")])
+    errors = {row["error"] for row in scene.run.failures().to_pylist()}
+    require(errors == {"the process that read it died 3 times"}, f"the reason is lost: {errors}")
 
 
 def broken_device(scene: Scene) -> None:

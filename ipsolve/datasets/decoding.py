@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
 from ipsolve.datasets.base import Image, ImageError
+from ipsolve.filesystems import is_of_store
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 100_000_000
@@ -41,6 +42,8 @@ def _opened(file: Path | BinaryIO) -> Iterator[Pillow.Image]:
     except UnidentifiedImageError:
         raise ImageError("not a PNG, JPEG or WebP image") from None
     except Exception as error:  # decoders raise nearly everything on damaged bytes, and one image must not end a run
+        if isinstance(error, OSError) and is_of_store(error):
+            raise  # the disk failed, not the image
         reason = " ".join(str(error).split())
         raise ImageError(f"{type(error).__name__}: {reason}") from error
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import socket
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -22,13 +24,7 @@ _CACHE_BYTES = 64 * 2**20
 
 
 class Listed(ABC):
-    """Files in an order; cheap to pickle, holds no content.
-
-    Attributes:
-        stored: whether they lie behind a network.
-    """
-
-    stored: ClassVar[bool]
+    """Files in an order; cheap to pickle, holds no content."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -60,9 +56,12 @@ class Listed(ABC):
 
 @dataclass(frozen=True)
 class LocalFiles(Listed):
-    """Files below a folder."""
+    """Files below a folder.
 
-    stored: ClassVar[bool] = False
+    A file that is gone or closed to this user is its image's own fault, and so is what is damaged in it. A disk that
+    fails, or a machine that does not have the folder at all, ends the work, which the same command takes up.
+    """
+
     root: Path
     paths: list[Path]
 
@@ -76,10 +75,26 @@ class LocalFiles(Listed):
         return str(self.paths[index])
 
     def image(self, index: int) -> Path | BinaryIO:
-        return self.paths[index]
+        path = self.paths[index]
+        try:
+            with path.open("rb"):
+                return path
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            self._require_root()
+            raise ImageError(f"{type(error).__name__}: {error.strerror}") from None
 
     def table(self, index: int) -> pq.ParquetFile:
+        self._require_root()
         return pq.ParquetFile(self.paths[index])
+
+    def _require_root(self) -> None:
+        # a folder in which a share is to be mounted is there, and empty, where it is not
+        if not self.root.is_dir() or not any(self.root.iterdir()):
+            raise OSError(
+                errno.ENOENT,
+                f"machine {socket.gethostname()} does not see the images of data.source; every node must have them",
+                str(self.root),
+            )
 
     def facts(self) -> list[tuple[str, int]]:
         sizes = [path.stat().st_size if path.exists() else -1 for path in self.paths]
@@ -93,8 +108,6 @@ class StoredFiles(Listed):
     tomorrow, with another token or another network: that is tried again for a minute and then ends the work, which the
     same command takes up. As failures of images, which are kept, it would turn a bad night into a spoilt run.
     """
-
-    stored: ClassVar[bool] = True
 
     def __init__(self, location: str, sizes: dict[str, int]) -> None:
         self.location, self.names, self.bytes = location, list(sizes), list(sizes.values())

@@ -120,8 +120,8 @@ class ParquetImages(Source):
         try:
             return [self._column(group)[row].as_py() for row in rows]
         except Exception as error:  # a damaged page costs the images in it, not the run
-            if self.files.stored and isinstance(error, OSError) and is_of_store(error):
-                raise  # StoredFiles says why
+            if isinstance(error, OSError) and is_of_store(error):
+                raise  # Listed says why
             reason = ImageError(f"{type(error).__name__}: {' '.join(str(error).split())}")
             return [reason] * len(rows)
 

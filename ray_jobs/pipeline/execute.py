@@ -34,7 +34,7 @@ def execute(
     cluster.quiet_data()
     schedule = plan.schedule(share.num_actors)
     chunks = [{"start": start, "stop": stop} for start, stop in schedule.chunks(MAX_CHUNKS)]
-    reading = partial(read, schedule=ray.put(schedule), loader=ray.put(loader))
+    reading = partial(read, schedule=ray.put(schedule), loader=ray.put(loader), location=work.location)
     reports = (
         from_items(chunks, override_num_blocks=len(chunks))
         .flat_map(reading, num_cpus=1)
@@ -43,7 +43,7 @@ def execute(
             batch_size=1,
             batch_format="pyarrow",
             fn_constructor_args=(work, written),
-            compute=ActorPoolStrategy(size=share.num_actors),
+            compute=ActorPoolStrategy(size=share.num_actors, max_tasks_in_flight_per_actor=1),
             # ray.md 1c: an actor takes a CPU unless told otherwise, and with all of them taken no reader ever starts.
             # Next to a GPU the CPU share only sets threads; without GPUs it spreads the actors over the nodes.
             num_cpus=0 if share.gpus else share.cpus,

@@ -21,7 +21,7 @@ from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.alone import alone
 from ray_jobs.pipeline.isolation import one_line
 
-SECONDS_BETWEEN_WRITES = 20.0  # also the heartbeat by which another driver sees that this one lives
+SECONDS_BETWEEN_WRITES = 20.0
 MAX_NOTES = 200
 
 

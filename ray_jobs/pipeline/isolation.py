@@ -50,8 +50,11 @@ def isolate(work: Callable[[list[int]], list[T | Fault]], rows: list[int], notes
 
 def _breaks_device(error: Exception) -> bool:
     # after an illegal access or an assertion in a kernel every later call of the process raises the same error, so
-    # that each image that follows would be charged with it. Want of memory is not of this kind.
-    return isinstance(error, getattr(torch, "AcceleratorError", ())) or str(error).startswith("CUDA error")
+    # that each image that follows would be charged with it. Want of memory is not of this kind, whoever lacks it.
+    text = str(error)
+    if "out of memory" in text or "ALLOC_FAILED" in text:
+        return False
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or text.startswith("CUDA error")
 
 
 def one_line(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import yaml
 
 from ipsolve.cells import Grid
-from ipsolve.filesystems import join
+from ipsolve.config import RunConfig
+from ipsolve.filesystems import is_uri, join
 from ipsolve.results import RunFolder
 from ray_jobs import cli, track
 from ray_jobs.pipeline import provenance
@@ -53,6 +56,10 @@ class Job(ABC):
         """Return what has been measured of the cost of one row, in seconds by cell hash; cells may be absent."""
         return {}
 
+    def gaps(self, run: RunFolder) -> list[str]:
+        """Return a line for each number that only some rows of a cell have."""
+        return []
+
     @abstractmethod
     def tabulate(self, run: RunFolder) -> tuple[str, Callable[[], Any]]:
         """Write the tables of a run; return the one for a terminal, and what writes the report."""
@@ -74,12 +81,14 @@ def run_job(job: Job, retry_failed: bool = False) -> int:
 
 def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[int, str]:
     experiment, location = job.experiment, job.experiment.config.run_location
+    before = run.read_json("provenance.json")
     status.note(tidy(run, experiment.all_cells, set(experiment.image_ids), retry_failed))
+    status.note([*provenance.changed_images(experiment, before), *lost_with_the_cluster(experiment.config)])
     plan = Plan.of(experiment, job.seconds(run))
     share = plan_share(experiment.config.compute, plan.num_batches)
     lines = describe_plan(plan, share, job.facts(), job.unit)
     print(*(f"note: {note}" for note in status.notes), lines, sep="\n", flush=True)
-    origin = provenance.describe(experiment, str(share), run.read_json("provenance.json"), plan.num_batches > 0)
+    origin = provenance.describe(experiment, str(share), before, plan.num_batches > 0)
     config = yaml.safe_dump(experiment.resolved(), sort_keys=False, allow_unicode=True).encode()
     run.write(run.path("config.yaml"), config)
     run.write_json("provenance.json", origin)
@@ -93,7 +102,7 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
     if missing:
         raise RuntimeError(f"{missing} {job.unit} have neither a result nor a failure")
     run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()})
-    notes = put_in_order(run, experiment)
+    notes = [*put_in_order(run, experiment), *job.gaps(run)]
     table, write_report = job.tabulate(run)
     try:
         write_report()
@@ -107,3 +116,18 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
         message = f"complete, but {failed} of {done + failed} {job.unit} failed: see {join(location, 'failures')}"
         return cli.SOME_IMAGES_FAILED, message
     return cli.COMPLETE, f"complete: {done} {job.unit}"
+
+
+def lost_with_the_cluster(config: RunConfig) -> list[str]:
+    """Return a line if a Ray job leaves something in its own directory on the head, where nobody keeps it."""
+    if provenance.ray_job() is None:
+        return []
+    lost = f"lies in the job's own directory on the head, {os.getcwd()}, and goes with the cluster"
+    local = RunFolder(config.run_location).local
+    if local and not is_uri(config.output) and not os.path.isabs(config.output):
+        allowed = "output=s3://BUCKET/runs, or the absolute path of a folder that all nodes share"
+        return [f"output: {config.output!r} {lost}; set {allowed}"]
+    if config.tracking.uri is None and not local:
+        later = f"python -m ray_jobs.track {shlex.quote(config.run_location)}"
+        return [f"tracking.uri: null, the store of MLflow {lost}; set tracking.uri, or send the run later: {later}"]
+    return []

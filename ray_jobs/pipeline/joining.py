@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
-from ipsolve.config import EXTENT
+from pydantic import TypeAdapter, ValidationError
+
+from ipsolve.config import EXTENT, RunName
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import is_uri
+from ray_jobs.pipeline.provenance import same_images
 
 Config = dict[str, Any]
-FREE = ("name", "output", "compute", "tracking", "baseline", "published", "weights")  # no number depends on them
+# no number depends on them; the networks under ``weights`` are compared by check_cells
+FREE = ("name", "output", "compute", "tracking", "baseline", "published", "weights")
 
 
 def join_configs(configs: Mapping[str, Config], into: str) -> Config:
     """Return the configuration that asks for all that the configurations of some runs ask for.
 
     Raises:
-        RequestError: one line that names the key in which two of them differ.
+        RequestError: one line that names the key in which two of them differ, or ``into`` is no place for a run.
     """
     (first, whole), *others = configs.items()
     whole = {**whole, **{key: dict(value) for key, value in whole.items() if isinstance(value, dict)}}
@@ -25,8 +31,21 @@ def join_configs(configs: Mapping[str, Config], into: str) -> Config:
             raise RequestError(f"{location} is another kind of run than {first}")
         for key in config.keys() | whole.keys():
             _join(whole, config, key, f"{first} and {location}")
-    folder, _, name = into.rstrip("/").rpartition("/")
-    return whole | {"name": name, "output": folder or "."}
+    return whole | _place(into)
+
+
+def _place(into: str) -> Config:
+    """Return the name and the output of a run that is to be at ``into``: the query of a URI belongs to the output."""
+    place, mark, query = into.partition("?") if is_uri(into) else (into, "", "")
+    folder, slash, name = place.rstrip("/").rpartition("/")
+    if is_uri(into) and not is_uri(folder.rstrip("/")):
+        raise RequestError(f"--into: {into} names no folder for the run; allowed: such as s3://BUCKET/runs/NAME")
+    try:
+        TypeAdapter(RunName).validate_python(name)
+    except ValidationError:
+        rule = "at most 128 letters, digits, '_', '.' and '-', the first of them a letter or digit"
+        raise RequestError(f"--into: the run cannot have the name {name!r}; allowed: {rule}") from None
+    return {"name": name, "output": (folder or slash or ".") + mark + query}
 
 
 def _join(whole: Config, config: Config, key: str, where: str) -> None:
@@ -63,6 +82,15 @@ def _extent(mine: Config, other: Config) -> Config:
 
 def check_cells(origins: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise RequestError where runs mean different things by the same cell, as with another prior or other images."""
+    for (first, mine), (second, other) in combinations(origins.items(), 2):
+        networks, others = mine.get("networks", {}), other.get("networks", {})
+        for key in sorted(networks.keys() | others.keys()):
+            # absent: the one that goes without saying
+            _same(networks.get(key, "default"), others.get(key, "default"), f"weights.{key}", f"{first} and {second}")
+        data, more = mine.get("data", {}), other.get("data", {})
+        if not same_images(data, more):
+            why = f"{data.get('n')} in both, but the digests of names and sizes are {data.get('digest')} and"
+            raise RequestError(f"data: {first} and {second} have not the same images: {why} {more.get('digest')}")
     known: dict[str, tuple[str, str]] = {}
     for location, origin in origins.items():
         for cell_hash, name in origin.get("cells", {}).items():

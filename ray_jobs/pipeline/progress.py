@@ -30,7 +30,10 @@ class Progress:
         self.start = self.first = self.spoken = time.monotonic()
         self.first_done = 0
         self._bar: Any = None
-        self._moving = threading.Event()  # a batch is done, or all is over
+        self._last = self.start  # when a batch was done
+        self._usual = 0.0  # the longest time between two batches that nobody had to explain
+        self._told = False
+        self._over = threading.Event()
 
     def __enter__(self) -> Progress:
         if self.stream.isatty():
@@ -49,7 +52,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._moving.set()
+        self._over.set()
         if self._bar is not None:
             self._bar.stop()
         elif self.done or self.failed:
@@ -57,10 +60,12 @@ class Progress:
 
     def update(self, report: dict[str, Any]) -> None:
         """Take in the report of one batch."""
-        self._moving.set()
-        count = report["done"] + report["failed"]
+        count, now = report["done"] + report["failed"], time.monotonic()
         if not self.done + self.failed:
-            self.first, self.first_done = time.monotonic(), count
+            self.first, self.first_done = now, count
+        elif not self._told:
+            self._usual = max(self._usual, now - self._last)
+        self._last, self._told = now, False
         self.done += report["done"]
         self.failed += report["failed"]
         self.left[report["cell"]] -= count
@@ -74,13 +79,18 @@ class Progress:
             self._bar.update(self._task, completed=self.done + self.failed, description=self._line())
 
     def _explain(self) -> None:
-        """Say what is waited for while no batch comes back: a GPU that does not come would be waited for in silence."""
-        while not self._moving.wait(SECONDS_OF_PATIENCE):
+        """Say what is waited for while no batch comes back: GPUs that do not come, or do not come again."""
+        while not self._over.wait(SECONDS_OF_PATIENCE):
+            silent = time.monotonic() - self._last
+            if silent < 3 * self._usual:  # batches may take longer than a minute
+                continue
+            self._told = True
             try:
                 state = lacking()
             except Exception as error:  # a message must not end a run, and Ray may be going down
                 state = f"the cluster does not say why ({type(error).__name__})"
-            self._print(f"  no batch is done yet: {state}")
+            since = f"since {clock(silent)}" if self.done + self.failed else "yet"
+            self._print(f"  no batch is done {since}: {state}")
 
     def facts(self) -> dict[str, Any]:
         """Return how far this stretch of work is."""

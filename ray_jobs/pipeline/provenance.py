@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -56,11 +57,40 @@ def describe(experiment: Grid, share: str, before: dict[str, Any] | None = None,
         "units": UNITS,
         **experiment.origin(),
         "cells": {cell.hash: str(cell) for cell in experiment.all_cells},
-        "ray_job_id": job.get("job_submission_id"),
+        "ray_job_id": ray_job(),
         "start": now(),
         "end": None,
         "earlier": earlier,
     }
+
+
+def same_images(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two sources hold the same images, as far as what was recorded of them can tell.
+
+    A digest is of the names and sizes of all files of a source, whichever stretch of it a run does. A source with
+    another number of images is one that has grown, and nothing can be said. The digests of Hugging Face's data sets
+    are fingerprints of its package, which are others in another version of it.
+    """
+    if mine.get("kind") == "hf" or any(mine.get(key) != other.get(key) for key in ("kind", "n")):
+        return True
+    return bool(mine.get("digest") == other.get("digest"))
+
+
+def changed_images(experiment: Grid, before: Mapping[str, Any]) -> list[str]:
+    """Return a line if the images are others than those that rows of this run were made of, by its provenance."""
+    cells, data = {cell.hash for cell in experiment.all_cells}, experiment.origin().get("data", {})
+    for each in (before, *before.get("earlier", [])):
+        if cells & each.get("cells", {}).keys() and not same_images(data, each.get("data", {})):
+            return [
+                f"the images of data.source have changed since {each['start']}: as many files, but other names or "
+                "sizes; rows that were solved before are of the old images, a run of another name solves all anew"
+            ]
+    return []
+
+
+def ray_job() -> str | None:
+    """Return the submission id of the Ray job this is, None outside of one."""
+    return _job().get("job_submission_id")
 
 
 def _job() -> dict[str, str]:

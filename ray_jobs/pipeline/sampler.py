@@ -28,7 +28,7 @@ def loader(experiment: PosteriorExperiment) -> Loader:
     return partial(_load, {cell.hash: experiment.ids_of(cell) for cell in experiment.all_cells})
 
 
-def _load(ids: Mapping[str, Sequence[str]], cell: str, indices: list[int]) -> dict[str, Any]:
+def _load(ids: Mapping[str, Sequence[str]], cell: str, indices: list[int], watch: object = None) -> dict[str, Any]:
     names = [ids[cell][index] for index in indices]
     batch = {"cell": cell, "image_ids": names, "errors": [""] * len(names), "shape": [len(names), 0]}
     return {"batch": json.dumps(batch), "images": b""}

@@ -35,8 +35,9 @@ class Schedule:
     def of(cls, missing: Mapping[str, Missing], size: int, seconds: Mapping[str, float], num_actors: int) -> Schedule:
         """Order the batches so that all cells advance together, end together, and no long batch comes last.
 
-        With n batches in a cell, batch i is due when the share (i + 1) / n of the whole run is over, and is handed out
-        as much earlier as it takes. Where all cost the same this deals the cells round robin.
+        With n batches in a cell, batch i is due when the share (i + 1) / n of the whole run is over, less what one of
+        them takes: the last of a long kind finds its actor late and must not be what all wait for. It is handed out as
+        much earlier as it takes. Where all cost the same this deals the cells round robin.
 
         Args:
             seconds: for an image of each cell; where none has been measured, cells are taken to cost the same.
@@ -49,8 +50,9 @@ class Schedule:
         total = sum(counts[name] * cost[name] for name in missing) / max(num_actors, 1)
         owners = np.repeat(np.arange(len(missing), dtype=np.uint16), list(counts.values()))
         numbers = np.concatenate([np.arange(n, dtype=np.uint32) for n in counts.values()] or [np.zeros(0, np.uint32)])
+        steps = {name: max(total - cost[name], 0.0) / max(n, 1) for name, n in counts.items()}
         due = np.concatenate(
-            [np.arange(1, n + 1) * (total / max(n, 1)) - cost[name] for name, n in counts.items()] or [np.zeros(0)]
+            [np.arange(1, n + 1) * steps[name] - cost[name] for name, n in counts.items()] or [np.zeros(0)]
         )
         # rounded, so that equal costs stay a tie and the cells keep their order; stable for the same reason
         order = np.argsort(np.round(due / max(total, 1e-30), 12), kind="stable")

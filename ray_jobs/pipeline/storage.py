@@ -7,6 +7,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -90,7 +91,7 @@ class Storage:
         small = self._small[f"{os.path.dirname(path)}/{cell_of(path)}"]
         small.append(path)
         if len(small) >= GATHER:
-            patiently(lambda: merge_files(self.run, small))
+            merge_files(self.run, small)
             small.clear()
 
     def saved(self, cell: Cell, image_ids: Sequence[str]) -> tuple[set[str], set[str]]:
@@ -142,14 +143,27 @@ def _note(cell: Cell, image_ids: Sequence[str]) -> str:
 
 
 def merge_files(run: RunFolder, paths: Sequence[str]) -> None:
-    """Put files of rows of one cell into one file."""
+    """Put files of rows of one cell into one file, with patience.
+
+    Writing and deleting are tried again each for itself: once a file is deleted it cannot be read again.
+    """
     if len(paths) < 2:
         return
+    target = patiently(lambda: _write_as_one(run, paths))
+    run.each(lambda path: _discard(run, path), [path for path in paths if path != target])
+
+
+def _write_as_one(run: RunFolder, paths: Sequence[str]) -> str:
     table = pa.concat_tables(run.each(lambda path: read_rows(run, path), paths))
     target = f"{os.path.dirname(paths[0])}/{file_name(cell_of(paths[0]), table['image_id'].to_pylist())}"
-    run.write_table(target, table)
-    # after the write: a crash here leaves rows twice, which tidy and every reader put right
-    run.delete(path for path in paths if path != target)
+    run.write_table(target, table, durable=True)
+    return target
+
+
+def _discard(run: RunFolder, path: str) -> None:
+    # its rows are safe in another file: one that stays, as after a crash, is what tidy and every reader put right
+    with suppress(OSError):
+        patiently(lambda: run.filesystem.delete_file(path))
 
 
 def read_rows(run: RunFolder, path: str) -> pa.Table:

@@ -25,21 +25,40 @@ COMPACT_BYTES = 256 * 2**20
 
 
 def scan(run: RunFolder, files: Iterable[str]) -> tuple[Index, list[str]]:
-    """Return the image ids in each file, and the files that are torn."""
+    """Return the image ids in each file, and the files that are torn; one that has gone meanwhile is in neither."""
+    index, torn = Index(), list[str]()
 
-    def ids(path: str) -> list[str] | None:
+    def look(path: str) -> None:
         try:
-            return read_ids(run, path)
-        except (pa.ArrowException, KeyError):
-            return None
-        except OSError as error:
-            if is_of_store(error):  # a file that cannot be had now is not a torn file
+            index[path] = read_ids(run, path)
+        except FileNotFoundError:  # an actor at work has put it into a larger one
+            pass
+        except (pa.ArrowException, KeyError, OSError) as error:
+            if not is_damage(error):
                 raise
-            return None
+            torn.append(path)
 
     paths = list(files)
-    found = dict(zip(paths, run.each(ids, paths), strict=True))
-    return {path: names for path, names in found.items() if names is not None}, [p for p in paths if found[p] is None]
+    run.each(look, paths)
+    return {path: index[path] for path in paths if path in index}, sorted(torn)
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether it was the content of a file that could not be read: one that cannot be had now is not torn."""
+    return isinstance(error, pa.ArrowException | KeyError) or (isinstance(error, OSError) and not is_of_store(error))
+
+
+def settle(run: RunFolder, wanted: Collection[str] | None = None) -> list[str]:
+    """Set torn files aside and leave each image of a cell once; return a line for each torn file.
+
+    Args:
+        wanted: as in :func:`each_once`.
+    """
+    index, torn = scan(run, rows_of(run))
+    for path in torn:
+        run.move(path, run.path(SUPERSEDED, "torn", _kind(run, path), os.path.basename(path)))
+    each_once(run, index, wanted)
+    return [f"torn file {os.path.basename(path)} moved to {SUPERSEDED}/torn; its images are missing" for path in torn]
 
 
 def tidy(run: RunFolder, cells: Iterable[Cell], wanted: set[str], retry_failed: bool = False) -> list[str]:
@@ -68,12 +87,7 @@ def tidy(run: RunFolder, cells: Iterable[Cell], wanted: set[str], retry_failed: 
             run.move(path, run.path(*folder, os.path.basename(path)))
     if retry_failed:
         run.delete(run.files(FAILURES))
-    index, torn = scan(run, rows_of(run))
-    for path in torn:
-        notes.append(f"torn file {os.path.basename(path)} moved to {SUPERSEDED}/torn; its images are done again")
-        run.move(path, run.path(SUPERSEDED, "torn", _kind(run, path), os.path.basename(path)))
-    each_once(run, index, wanted)
-    return notes
+    return notes + settle(run, wanted)
 
 
 def done_images(
@@ -120,7 +134,7 @@ def compact(run: RunFolder) -> None:
 
 
 def each_once(run: RunFolder, index: Index, wanted: Collection[str] | None = None) -> None:
-    """Leave each image of a cell in one file alone, a result rather than a failure.
+    """Leave each image of a cell in one row alone, a result rather than a failure.
 
     Args:
         index: the ids in each file, as :func:`scan` returns them.
@@ -129,20 +143,23 @@ def each_once(run: RunFolder, index: Index, wanted: Collection[str] | None = Non
     seen: dict[str, set[str]] = defaultdict(set)
     # results before failures, and large files first: what a crashed compaction left behind is in the small ones
     for path in sorted(index, key=lambda path: (_kind(run, path) == FAILURES, -len(index[path]))):
-        ids, cell = index[path], cell_of(path)
+        ids, known = index[path], seen[cell_of(path)]
         extra = [wanted is not None and name not in wanted for name in ids]
-        keep = [not more and name not in seen[cell] for name, more in zip(ids, extra, strict=True)]
+        keep = list[bool]()
+        for name, more in zip(ids, extra, strict=True):
+            keep.append(not more and name not in known)
+            if keep[-1]:
+                known.add(name)
         if not all(keep):
             table = read_rows(run, path)
             if any(extra):
                 aside = table.filter(pa.array(extra))
-                name = file_name(cell, aside["image_id"].to_pylist())
-                run.write_table(run.path(SUPERSEDED, cell, _kind(run, path), name), aside)
+                name = file_name(cell_of(path), aside["image_id"].to_pylist())
+                run.write_table(run.path(SUPERSEDED, cell_of(path), _kind(run, path), name), aside, durable=True)
             if any(keep):
-                run.write_table(path, table.filter(pa.array(keep)))
+                run.write_table(path, table.filter(pa.array(keep)), durable=True)
             else:
                 run.filesystem.delete_file(path)
-        seen[cell].update(name for name, kept in zip(ids, keep, strict=True) if kept)
 
 
 def rows_of(run: RunFolder) -> list[str]:

@@ -23,8 +23,8 @@ from ray_jobs.pipeline.storage import Failure, Outcome, Storage
 
 MAX_DEATHS = 3
 PAUSES = (1.0, 5.0, 15.0, 45.0, 0.0)
-# makes the input of a batch from a cell's hash and indices: see ray_jobs.pipeline.reading.load
-Loader = Callable[[str, list[int]], dict[str, Any]]
+# makes the input of a batch from a cell's hash and indices, and maybe a watch: see ray_jobs.pipeline.reading.load
+Loader = Callable[..., dict[str, Any]]
 
 
 class Evaluates(Protocol):
@@ -72,7 +72,7 @@ class Worker:
         keep_freed_memory()
         self.cells = work.cells
         self.storage = Storage(work.location)
-        if written is not None and not _sees(self.storage.run, written):
+        if written is not None and not sees(self.storage.run, written):
             raise RuntimeError(
                 f"output: node {socket.gethostname()} does not see what the driver writes to {work.location}; "
                 "it must be a place that all nodes share, such as s3://BUCKET/runs"
@@ -115,16 +115,20 @@ class Worker:
         if len(left) < len(image_ids):
             return len(solved) + self._complete(cell, [image_ids[i] for i in left], images[left], notes)
         deaths = self.storage.begin(cell, image_ids)
+        last = self.storage.reason(cell, image_ids) if deaths else ""
+        why = f": {last}" if last else ""
         if deaths and len(image_ids) > 1:
-            notes.append(f"the process died on a batch of {len(image_ids)} ({cell}): repeating it image by image")
+            what = f"the process died on a batch of {len(image_ids)} ({cell}), it is repeated image by image"
+            notes.append(f"{what}{why}")
             done = sum(self._complete(cell, [name], images[[i]], notes) for i, name in enumerate(image_ids))
         elif deaths >= MAX_DEATHS:
-            last = self.storage.reason(cell, image_ids)
-            reason = f"its process died {deaths} times{f': {last}' * bool(last)}"
+            reason = f"its process died {deaths} times{why}"
             notes.append(f"{image_ids[0]} ({cell}): {reason}")
             self.storage.save(cell, image_ids, pa.table({}), [Failure.of(cell, image_ids[0], "crash", reason)])
             done = 0
         else:
+            if deaths:
+                notes.append(f"the process died on {image_ids[0]} ({cell}), it is done again{why}")
             try:
                 outcome = self.evaluator.evaluate(cell, image_ids, images)
             except BrokenDeviceError as error:
@@ -142,7 +146,7 @@ class Worker:
         os._exit(1)
 
 
-def _sees(run: RunFolder, written: bytes) -> bool:
+def sees(run: RunFolder, written: bytes) -> bool:
     """Return whether ``config.yaml`` of a run is what the driver has written, or is so before long."""
     for pause in PAUSES:  # NFS remembers for a while that a file was not there
         with suppress(FileNotFoundError):

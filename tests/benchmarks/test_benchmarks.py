@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness, record, scale
+from benchmarks import harness, record, scale, tail
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.timed_prior import TimedPrior
 from ipsolve.priors import load_prior
@@ -24,7 +24,7 @@ COLUMNS = {
 }
 
 
-# test_faults.py does more than the quick run of faults would; engine and scale start several Rays, as volume does one
+# test_faults.py does more than the quick run of faults would; the others that are left out start several Rays
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name in COLUMNS])
 def test_quick_run_writes_json_and_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
@@ -47,10 +47,19 @@ def test_throughput_of_actors_is_counted_while_all_of_them_are_at_work() -> None
     batch = scale.BATCH
     even = {"a": [(float(i), 1.0) for i in range(6)], "b": [(i + 0.5, 1.0) for i in range(6)]}
     assert scale.steady_rate(even) == pytest.approx(2 * batch)
-    assert scale.busy(even) == pytest.approx(12 / (2 * 6.5))
     late = even | {"c": [(i + 2.0, 1.0) for i in range(3)]}  # comes late, ends early: outside of its time nobody counts
     assert scale.steady_rate(late) == pytest.approx(3 * batch)
-    assert scale.busy({"a": [(0.0, 1.0), (1.0, 1.0)], "b": [(0.0, 1.0)]}) == pytest.approx(0.75)  # the tail
+
+
+def test_what_is_lost_at_the_end_is_told_from_what_no_order_can_use() -> None:
+    even = {"a": [(float(i), 1.0) for i in range(6)], "b": [(i + 0.5, 1.0) for i in range(6)]}
+    assert tail.busy(even) == pytest.approx(12 / 12.5)  # an actor that begins late has lost nothing by then
+    assert tail.idle(even) == pytest.approx(0.5)
+    uneven = {"a": [(0.0, 1.0), (1.0, 1.0)], "b": [(0.0, 1.0)]}
+    assert tail.busy(uneven) == tail.best(uneven) == pytest.approx(0.75)  # three batches for two
+    longest_last = {"a": [(0.0, 1.0), (1.0, 2.0)], "b": [(0.0, 1.0)]}
+    assert tail.busy(longest_last) == pytest.approx(4 / 6)
+    assert tail.best(longest_last) == pytest.approx(1.0)
 
 
 def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

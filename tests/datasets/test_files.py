@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -116,11 +119,31 @@ def test_a_damaged_file_is_one_error_and_leaves_the_others_alone(tmp_path: Path,
 
 
 def test_a_file_that_vanished_is_an_image_error(tmp_path: Path) -> None:
-    Image.fromarray(gradient(8, 8)).save(tmp_path / "a.png")
+    for name in ("a.png", "b.png"):
+        Image.fromarray(gradient(8, 8)).save(tmp_path / name)
     source = open_source(str(tmp_path))
     (tmp_path / "a.png").unlink()
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError, match="No such file"):
         source.load(0, 8)
+
+
+@pytest.mark.parametrize("kind", ["files", "parquet"])
+@pytest.mark.parametrize("there", [True, False], ids=["not mounted", "no folder"])
+def test_a_machine_without_the_folder_does_not_make_failures_of_its_images(
+    kind: str, there: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    if kind == "files":
+        Image.fromarray(gradient(8, 8)).save(folder / "a.png")
+    else:
+        pq.write_table(pa.table({"image": [encoded("PNG")]}), folder / "a.parquet")
+    source = open_source(str(folder))
+    shutil.rmtree(folder)
+    if there:
+        folder.mkdir()
+    with pytest.raises(OSError, match="does not see the images of"):
+        source.load_batch([0], 8)
 
 
 def test_ids_are_relative_sorted_and_the_same_through_a_glob(tmp_path: Path) -> None:

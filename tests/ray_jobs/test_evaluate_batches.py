@@ -17,6 +17,7 @@ from ipsolve.metrics import METRICS
 from ipsolve.results import COUNTS, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder
 from ray_jobs.pipeline import worker as worker_module
 from ray_jobs.pipeline.evaluator import Evaluator, Outcome
+from ray_jobs.pipeline.isolation import Fault, isolate
 from ray_jobs.pipeline.reading import load
 from ray_jobs.pipeline.upkeep import tidy
 from ray_jobs.pipeline.worker import MAX_DEATHS, Worker
@@ -183,6 +184,26 @@ def test_a_broken_device_ends_the_process_and_its_reason_is_recorded(tmp_path: P
     assert failures
     reason = "its process died 3 times: RuntimeError: CUDA error: an illegal memory access was encountered"
     assert {(row["stage"], row["error"]) for row in failures} == {("crash", reason)}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_want_of_memory_halves_a_batch_whoever_lacks_it(error: Exception) -> None:
+    def work(rows: list[int]) -> list[int | Fault]:
+        if len(rows) > 2:
+            raise error
+        return list(rows)
+
+    notes: list[str] = []
+    assert isolate(work, list(range(8)), notes) == list(range(8))
+    assert len(notes) == 3
 
 
 def test_an_unreadable_image_costs_itself_only(tmp_path: Path) -> None:

@@ -1,25 +1,28 @@
-"""Runs that were computed apart become one, or are refused; small files become few."""
+"""Runs that were computed apart become one, or are refused."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ipsolve.config import load_config
+from ipsolve.config import Config, load_config
 from ipsolve.experiment import Experiment
 from ipsolve.results import RunFolder
+from ipsolve.validation import build
 from ray_jobs import cli
-from ray_jobs.compact import main as compact
+from ray_jobs import merge as merging
 from ray_jobs.merge import main as merge
 from ray_jobs.pipeline import provenance
+from ray_jobs.pipeline.joining import join_configs
 from ray_jobs.pipeline.plan import Plan
-from ray_jobs.pipeline.storage import Failure, Storage
-from tests.ray_jobs.small_runs import close, do, experiment, rows
+from ray_jobs.pipeline.storage import Failure, Storage, merge_files
+from tests.ray_jobs.small_runs import close, do, experiment, mapping, rows
 
 PINV, DDNM = {"pinv": {"solver": "pseudo_inverse"}}, {"ddnm": {"solver": "ddnm", "num_steps": 4}}
 
@@ -126,23 +129,101 @@ def test_a_run_is_not_merged_into_itself_or_into_another_run(tmp_path: Path) -> 
     assert rows(experiment(tmp_path / "a")) == before
 
 
-def test_compact_makes_few_files_and_keeps_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = part(tmp_path)
-    trial = experiment(tmp_path)
-    before, many = rows(trial), len(run.files("results"))
-    assert compact([run.root]) == cli.COMPLETE
-    assert "9 files are now 3" in capsys.readouterr().out
-    assert (many, len(run.files("results"))) == (6, 2)
-    assert rows(trial) == before
-    assert compact([str(tmp_path / "nothing")]) == cli.WRONG_REQUEST
+def test_a_result_is_taken_over_where_its_whole_batch_has_the_same_name(tmp_path: Path) -> None:
+    trial = experiment(tmp_path / "a")
+    storage, cell, images = Storage(trial.config.run_location), trial.cells[0], list(trial.image_ids[:2])
+    do(experiment(tmp_path / "b"))
+    whole = RunFolder(experiment(tmp_path / "b").config.run_location)
+    path = next(path for path in whole.files("results", "task=sr4", "solver=pinv") if images[0] in _ids(whole, path))
+    row = pq.read_table(pa.BufferReader(whole.read(path))).slice(0, 1)
+    storage.save(cell, images, row, [Failure.of(cell, images[1], "solve", "for a test")])
+    first, second = part(tmp_path / "a"), part(tmp_path / "b")
+    assert {path.rpartition("/")[2] for path in first.files("results")} & {path.rpartition("/")[2]}
+    both = joined(tmp_path, first, second)
+    assert len(rows(both)) == 10
+    assert len(RunFolder(both.config.run_location).failures()) == 0
 
 
-def test_an_actor_gathers_its_small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_jobs.pipeline.storage.GATHER", 2)
-    trial = experiment(tmp_path, compute={"batch_size": 1, "num_actors": 1})
-    do(trial)
-    assert len(RunFolder(trial.config.run_location).files("results")) == 2 * 3  # five images: 2 + 2 + 1
-    whole = dataclasses.replace(trial, config=dataclasses.replace(trial.config, output=str(tmp_path / "alone")))
-    monkeypatch.setattr("ray_jobs.pipeline.storage.GATHER", 64)
-    do(whole)
-    assert rows(trial) == rows(whole)
+def _ids(run: RunFolder, path: str) -> list[str]:
+    return pq.read_table(pa.BufferReader(run.read(path)))["image_id"].to_pylist()
+
+
+@pytest.mark.parametrize("kind", ["results", "failures", "references"])
+@pytest.mark.parametrize("both_have_it", [False, True])
+def test_a_torn_file_is_left_out_and_its_rows_come_from_the_other_run(
+    tmp_path: Path, kind: str, both_have_it: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = experiment(tmp_path / "a")
+    failure = Failure.of(trial.cells[0], trial.image_ids[0], "crash", "for a test")
+    Storage(trial.config.run_location).save(trial.cells[0], trial.image_ids[:1], pa.table({}), [failure])
+    first, second = part(tmp_path / "a"), part(tmp_path / "b")
+    torn = Path(first.files(kind)[0])
+    torn.write_bytes(torn.read_bytes()[:200])
+    both = joined(tmp_path, first, *([second] if both_have_it else []))
+    out = capsys.readouterr().out
+    assert f"note: torn file {torn} was left out" in out
+    assert "; 1 torn files were left out" in out
+    assert (Plan.of(both).images_missing == 0) == both_have_it
+    target = RunFolder(both.config.run_location)
+    assert target.exists("report.html")
+    assert target.files("superseded") == []
+    assert len(torn.read_bytes()) == 200  # the run is copied from, not changed
+
+
+def test_a_file_of_the_joined_run_that_is_torn_is_copied_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (part(tmp_path / str(i), seed=i) for i in range(2))
+    both = joined(tmp_path, first, second)
+    before, target = rows(both), RunFolder(both.config.run_location)
+    Path(target.files("results")[0]).write_bytes(b"PAR1")
+    joined(tmp_path, first, second)
+    assert "note: torn file" in capsys.readouterr().out
+    assert rows(both) == before
+
+
+@pytest.mark.parametrize("moment", ["rows_of", "scan"])
+def test_a_run_whose_actors_gather_files_meanwhile_is_copied_whole(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = part(tmp_path / "a")
+    step, small = getattr(merging, moment), run.files("results", "task=sr4", "solver=ddnm")
+
+    def gathered_after(of: RunFolder, *rest: Any) -> Any:
+        found = step(of, *rest)
+        if of.root == run.root and run.exists(small[0].removeprefix(f"{run.root}/")):
+            merge_files(run, small)
+        return found
+
+    monkeypatch.setattr(merging, moment, gathered_after)
+    both = joined(tmp_path, run)
+    assert len(run.files("results", "task=sr4", "solver=ddnm")) == 1
+    assert rows(both) == rows(experiment(tmp_path / "a"))
+
+
+PLACES = {
+    "runs/x": ("x", "runs"),
+    "x": ("x", "."),
+    "/x/": ("x", "/"),
+    "s3://b/runs/x?endpoint_override=h:1&scheme=http": ("x", "s3://b/runs?endpoint_override=h:1&scheme=http"),
+    "s3://b/x/?region=r": ("x", "s3://b?region=r"),
+}
+
+
+@pytest.mark.parametrize("into", PLACES)
+def test_the_joined_configuration_means_the_folder_it_is_in(into: str) -> None:
+    config = join_configs({"a": mapping("runs")}, into)
+    assert (config["name"], config["output"]) == PLACES[into]
+    assert RunFolder(build(Config, config, "config").run_location).root == RunFolder(into).root
+
+
+@pytest.mark.parametrize("name", ["with space", ".hidden", "a" * 129, "what?"])
+def test_a_folder_that_cannot_be_the_name_of_a_run_is_refused(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = part(tmp_path / "a")
+    assert merge([run.root, "--into", str(tmp_path / name)]) == cli.WRONG_REQUEST
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --into: the run cannot have the name {name!r}; allowed: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / name).exists()

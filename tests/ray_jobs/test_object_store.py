@@ -11,21 +11,26 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from mlflow import MlflowClient
 
+from ipsolve.config import load_config
 from ipsolve.experiment import Experiment
 from ipsolve.results import RunFolder
-from ray_jobs import cli, evaluate, report, track
+from ray_jobs import cli, evaluate, merge, report, track
+from ray_jobs import compact as compacting
+from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.reading import load
+from ray_jobs.pipeline.storage import merge_files
 from ray_jobs.pipeline.upkeep import compact
 from ray_jobs.pipeline.worker import Worker
 from ray_jobs.pipeline.workload import Workload
-from tests.object_store import BUCKET, SECRET, ObjectStore, object_store
+from tests.object_store import BUCKET, SECRET, ObjectStore, object_store, refusing
 from tests.ray_jobs.small_runs import Rows, close, do, experiment, mapping
 
 pytestmark = pytest.mark.xdist_group("ray, too")
@@ -92,6 +97,95 @@ def test_superseded_rows_come_back_and_compaction_keeps_them(store: ObjectStore)
     assert do(fewer).images_missing == 0
     assert len(rows(fewer)) == 6
     assert do(trial).images_missing == 0
+    assert rows(trial) == before
+
+
+def part(output: str | Path, **changes: Any) -> RunFolder:
+    """Return a finished run as one of the clusters leaves it."""
+    trial = experiment(output, **changes)
+    do(trial)
+    run = run_of(trial)
+    run.write(run.path("config.yaml"), yaml.safe_dump(trial.resolved(), sort_keys=False).encode())
+    run.write_json("provenance.json", provenance.describe(trial, "one process") | {"end": provenance.now()})
+    return run
+
+
+def row_counts(store: ObjectStore, prefix: str) -> list[int]:
+    files = [key for key in store.listed(prefix) if key.endswith(".parquet")]
+    return [pq.read_metadata(io.BytesIO(store.get(key))).num_rows for key in files]
+
+
+def test_runs_are_joined_in_the_store_wherever_they_are(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = part(tmp_path / "here", seed=0), part("s3://bucket/apart", seed=1)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    query = f"?endpoint_override={store.endpoint.removeprefix('http://')}&scheme=http"
+    into = f"s3://bucket/joined/whole{query}"
+    line = [here.location, f"{there.location}{query}", "--into", into]
+    assert merge.main(line) == cli.COMPLETE
+    out = capsys.readouterr().out
+    assert "20 results, 0 failures of 2 runs" in out
+    place = f"s3://bucket/joined/whole/config.yaml{query}"
+    assert f"python -m ray_jobs.evaluate '{place}'\n" in out  # quoted: the query means something to a shell
+    keys = {key.removeprefix("joined/whole/") for key in store.listed("joined/whole/")}
+    assert keys >= {"config.yaml", "provenance.json", "status.json", "summary.csv", "report.html"}
+    both = Experiment.of(load_config(place))
+    assert both.config.run_location == into
+    assert Plan.of(both).images_missing == 0
+    alone = experiment(tmp_path / "alone", seed=[0, 1])
+    do(alone)
+    assert rows(both) == close(rows(alone))
+    assert merge.main(line) == cli.COMPLETE  # again, as when the runs have grown
+    assert rows(both) == close(rows(alone))
+    assert sum(row_counts(store, "joined/whole/results")) == len(rows(both))
+
+
+@pytest.mark.parametrize("into", ["s3://bucket", "s3://bucket/joined/.hidden", "s3://bucket/joined/a%20b?region=r"])
+def test_a_place_that_cannot_hold_a_run_is_refused_before_anything_is_copied(
+    store: ObjectStore, tmp_path: Path, into: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, before = part(tmp_path), store.listed()
+    assert merge.main([run.root, "--into", into]) == cli.WRONG_REQUEST
+    error = capsys.readouterr().err
+    assert error.startswith("error: --into: ")
+    assert error.count("\n") == 1
+    assert store.listed() == before
+
+
+# each file is asked for, written and deleted in vain as often as the client tries, which is three times
+@pytest.mark.parametrize(("method", "times"), [("GET", 9), ("PUT", 3), ("DELETE", 9)])
+def test_gathering_files_outlives_a_store_that_refuses_for_a_while(
+    store: ObjectStore, method: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = experiment(f"s3://bucket/refusing-{method}")
+    do(trial)
+    before = rows(trial)
+    run = run_of(trial)
+    small = run.files("results", "task=sr4", "solver=ddnm")
+    with refusing(store, method, times) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        merge_files(run_of(trial), small)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+    assert len(run.files("results", "task=sr4", "solver=ddnm")) == 1
+    assert rows(trial) == before
+
+
+def test_files_that_cannot_be_deleted_are_twice_until_they_are_put_right(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipsolve.filesystems._PAUSES", ())
+    run = part("s3://bucket/undeletable")
+    trial = experiment("s3://bucket/undeletable")
+    before = rows(trial)
+    with refusing(store, "DELETE", times=1000) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        compact(run_of(trial))
+        assert len(run.files("results")) == 6 + 2
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+    assert rows(trial) == before
+    assert compacting.main([run.location]) == cli.COMPLETE
+    assert row_counts(store, "undeletable/small/results") == [5, 5]
     assert rows(trial) == before
 
 
@@ -173,8 +267,8 @@ def test_a_store_that_refuses_is_one_line_within_seconds(
     config.write_text(yaml.safe_dump(mapping(f"s3://{bucket}/runs")))
     if trouble == "dead endpoint":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    start = time.monotonic()
     store.wants_credentials(trouble == "wrong credentials")
+    start = time.monotonic()
     try:
         if command in ("report", "track"):
             code = {"report": report, "track": track}[command].main([f"s3://{bucket}/runs/small"])
@@ -187,8 +281,7 @@ def test_a_store_that_refuses_is_one_line_within_seconds(
         assert code == cli.COMPLETE
         return
     assert code == cli.WRONG_REQUEST
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
+    assert (error[:7], error.count("\n")) == ("error: ", 1)
     assert time.monotonic() - start < 30
     expected = {
         "no bucket": "there is no bucket 'no-bucket'" if command == "evaluate" else "s3://no-bucket/runs/small",

@@ -22,7 +22,7 @@ from tuning.config import SweepConfig
 from tuning.ledger import Ledger
 from tuning.problem import Scores
 from tuning.request import Sweep
-from tuning.trial import Bench
+from tuning.trial import Bench, Place
 
 SIZE = 16
 STD = 0.2  # of the prior, and of the noise; the default of signal_std is another, 0.3
@@ -79,7 +79,7 @@ class Driven:
     @property
     def images(self) -> int:
         """Images done by all trials."""
-        return sum(trial.user_attrs["images"] for trial in self.ledger.trials())
+        return sum(trial.user_attrs.get("images", 0) for trial in self.ledger.trials())
 
 
 def drive(trial: Sweep, rungs: int | None = None) -> Driven:
@@ -89,7 +89,7 @@ def drive(trial: Sweep, rungs: int | None = None) -> Driven:
     said: list[str] = []
     ledger = Ledger(trial, run, said.append)
     problem = trial.problem()
-    bench = Bench(problem, run.root, "cpu", 1)
+    bench = Bench(problem, Place(run.root, "cpu", 1))
     while (asked := ledger.ask()) is not None:
         number, fields = asked
         for n in problem.rungs:

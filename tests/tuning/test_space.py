@@ -155,3 +155,21 @@ def test_a_wrong_space_is_one_line(name: str) -> None:
         parse_space(mapping, FIXED)
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
+
+
+def test_around_the_reference_every_option_and_corner_stands_once_where_it_is_searched() -> None:
+    mapping = {
+        "latent_lr": {"log": [0.001, 0.1], "when": {"final_latent_fit": True}},
+        "final_latent_fit": {"choice": [True, False]},
+        "phase_order": {"choice": ["latent_then_pixel", "pixel_then_latent"]},
+    }
+    space = parse_space(mapping, FIXED)
+    found = list(space.around(parse_solver(FIXED)))
+    by_field = {field: [values for name, values in found if name == field] for field in mapping}
+    assert [values["phase_order"] for values in by_field["phase_order"]] == ["latent_then_pixel", "pixel_then_latent"]
+    assert [values["final_latent_fit"] for values in by_field["final_latent_fit"]] == [True, False]
+    # the default, no fit, has no rate: its condition is met where the rate is the field that varies
+    assert {values["latent_lr"] for values in by_field["latent_lr"]} >= {0.001, 0.1}
+    for values in (each for points in by_field.values() for each in points):
+        assert ("latent_lr" in values) == values["final_latent_fit"]
+        parse_solver({**FIXED, **values})
