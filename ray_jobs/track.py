@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 MEMORY = "mlflow.json"  # in the run folder: which MLflow runs are this run's
+DATABASE_ATTEMPTS = 2
 ARTIFACTS = ("report.html", "report.md", "summary.csv", "comparisons.csv", "config.yaml", "provenance.json")
 
 
@@ -58,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def send(run: RunFolder) -> tuple[str, bool]:
     """Send a run; return where it is, or one line on why it is not there and how to send it later, and which it is."""
-    set_patience()
     try:
         return _send(run), True
     except Exception as error:  # tracking never costs a result, whatever a server or its client does
@@ -66,23 +66,29 @@ def send(run: RunFolder) -> tuple[str, bool]:
         return f"not sent ({one_line(error)}); send it later with: {later}", False
 
 
-def set_patience() -> None:
+def client_of(uri: str) -> MlflowClient:
+    """Return a client that is quiet, and gives a server or a database that does not answer up within seconds."""
     # MLflow's own defaults let one call to a dead server take four minutes (ray.md 6)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # a database is waited for ten times, 100 s in all, and by libpq for as long as TCP does
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
+    from mlflow import MlflowClient
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, DATABASE_ATTEMPTS)
+    for name in ("alembic", "mlflow"):  # not earlier: mlflow sets its level when it is imported
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
 
 
 def _send(run: RunFolder) -> str:
-    from mlflow import MlflowClient
-
-    for name in ("alembic", "mlflow"):  # not earlier: mlflow sets its level when it is imported
-        logging.getLogger(name).setLevel(logging.ERROR)
     config = cli.read_config(run)
     provenance = run.read_json("provenance.json")
     uri, artifacts = store_of(run, config)
-    client = MlflowClient(tracking_uri=uri)
+    client = client_of(uri)
     experiment_id = experiment_of(client, config["tracking"]["experiment"], artifacts)
     memory = Memory(run, f"{config['tracking']['uri'] or 'local'}#{experiment_id}", experiment_id)
     described = _describe(config, provenance)

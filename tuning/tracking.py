@@ -7,9 +7,7 @@ MLflow runs, and a server that is slow or down costs seconds.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from ipsolve.results import RunFolder
 from ray_jobs.pipeline.isolation import one_line
-from ray_jobs.track import Memory, digest, experiment_of, flat, set_patience, store_of
+from ray_jobs.track import Memory, client_of, digest, experiment_of, flat, store_of
 from tuning.ledger import DIVERGED, Ledger, state_of
 from tuning.outcome import best_trials, objective_columns
 from tuning.problem import Scores
@@ -29,36 +27,22 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 ARTIFACTS = ("report.html", "trials.csv", "best.yaml", "config.yaml", "provenance.json")
-DATABASE_ATTEMPTS = 2
 
 
 def send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd.DataFrame) -> str:
     """Send a sweep as far as it is; return where it is, or one line on why it is not there."""
-    set_patience()
     try:
         return _send(run, sweep, ledger, scores, table)
     except Exception as error:  # tracking never costs a result, whatever a server or its client does
         return f"not sent ({one_line(error)}); the same command sends it later"
 
 
-def _bound_databases() -> None:
-    # for a database that does not answer MLflow waits ten times, 100 s in all, and libpq for as long as TCP does
-    os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
-    from mlflow.store.db import utils
-
-    utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, DATABASE_ATTEMPTS)
-
-
 def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd.DataFrame) -> str:
-    from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
-    _bound_databases()
-    for name in ("alembic", "mlflow"):  # not earlier: mlflow sets its level when it is imported
-        logging.getLogger(name).setLevel(logging.ERROR)
     config = dataclasses.asdict(sweep.config)
     uri, artifacts = store_of(run, config)
-    client = MlflowClient(tracking_uri=uri)
+    client = client_of(uri)
     experiment_id = experiment_of(client, sweep.config.tracking.experiment, artifacts)
     memory = Memory(run, f"{sweep.config.tracking.uri or 'local'}#{experiment_id}", experiment_id)
     identity = sweep.identity()
