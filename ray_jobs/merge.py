@@ -51,6 +51,9 @@ def merge(locations: Sequence[str], into: str) -> int:
     if target.exists("config.yaml") and "merged_from" not in target.read_json("provenance.json"):
         raise RequestError(f"--into: {into} holds a run that was not made by merging")
     origins = {location: run.read_json("provenance.json") for location, run in runs.items()}
+    for location, origin in origins.items():
+        if not origin:
+            raise RequestError(f"{location} has no provenance.json: what its rows were computed with is not known")
     config = join_configs({location: cli.read_config(run) for location, run in runs.items()}, into)
     check_cells(origins)
     with alone(target, "run"):

@@ -12,7 +12,9 @@ import matplotlib as mpl
 import numpy as np
 import optuna
 import optuna.visualization.matplotlib as plots
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,6 +26,7 @@ from tuning.request import Sweep
 
 Target = Callable[[FrozenTrial], float] | None
 MOST_SLICES = 5  # parameters in one figure; further ones are in the next
+MOST_IN_LEGEND = 12
 
 
 def comparable(sweep: Sweep, ledger: Ledger, scores: Scores) -> optuna.Study:
@@ -118,9 +121,20 @@ def _svg(draw: Callable[[], Any]) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ipsolve"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plt.switch_backend("agg")
-        axes = draw()
-        figure: Figure = np.ravel(axes)[0].get_figure()
+        axes = np.ravel(draw())
+        for each in axes:
+            _tidy(each)
+        figure: Figure = axes[0].get_figure()
         figure.savefig(buffer, format="svg", facecolor="white", bbox_inches="tight", metadata={"Date": None})
         plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def _tidy(axes: Axes) -> None:
+    """Take away what does not fit: a legend with a line per trial, and labels between the powers of ten."""
+    legend = axes.get_legend()
+    if legend is not None and len(legend.get_texts()) > MOST_IN_LEGEND:
+        legend.remove()
+    if axes.get_xscale() == "log":
+        axes.xaxis.set_minor_formatter(NullFormatter())

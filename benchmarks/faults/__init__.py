@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -71,38 +71,48 @@ def stage(folder: Path) -> Iterator[Stage]:
         server.stop()
 
 
-def rows(options: Options) -> list[Row]:
-    rounds = options.rounds_or(20)
+def rows(options: Options) -> Iterator[list[Row]]:
+    """Yield the table after each round: hours of faults are not lost to what ends the last of them."""
     names = ["out_of_memory", "driver_killed"] if options.quick else list(CASES)
-    return in_process(play_all, 1, names=names, rounds=rounds)
+    played: list[Row] = []
+    for seed in range(options.rounds_or(20)):
+        played += in_process(play_round, 1, names=names, seed=seed)
+        yield tabulate(played)
 
 
-def play_all(names: list[str], rounds: int) -> list[Row]:
-    """Play each fault so many times, each time at another moment."""
-    table: list[Row] = []
+def play_round(names: list[str], seed: int) -> list[Row]:
+    """Play each fault once, at the moments of ``seed``; return a row for each, with the reason if it has not held."""
+    played: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, stage(Path(folder)) as ready:
         for name in names:
-            seconds, reasons, note = list[float](), list[str](), ""
-            for seed in range(rounds):
-                start = time.perf_counter()
-                try:
-                    ready.play(name, seed)
-                except Skipped as reason:
-                    note = f"skipped: {reason}"
-                    break
-                except Exception as error:  # the figures of the others are not lost to one that fails
-                    reasons.append(f"seed {seed}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-                    say(f"{name}, {reasons[-1]}")
-                seconds.append(time.perf_counter() - start)
-            say(f"{name}: {len(seconds) - len(reasons)} of {len(seconds)} held")
-            table.append(
-                {
-                    "fault": name,
-                    "played": len(seconds),
-                    "held": len(seconds) - len(reasons),
-                    "median s": round(median(seconds), 1) if seconds else None,
-                    "what": (CASES[name].__doc__ or "").strip(),
-                    "failures": note or "; ".join(reasons),
-                }
-            )
+            row: Row = {"fault": name, "seed": seed, "skipped": "", "failure": ""}
+            start = time.perf_counter()
+            try:
+                ready.play(name, seed)
+            except Skipped as reason:
+                row["skipped"] = f"skipped: {reason}"
+            except Exception as error:  # the figures of the others are not lost to one that fails
+                row["failure"] = f"seed {seed}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            row["seconds"] = time.perf_counter() - start
+            say(f"{name}, seed {seed}: {row['skipped'] or row['failure'] or 'held'}")
+            played.append(row)
+    return played
+
+
+def tabulate(played: Sequence[Row]) -> list[Row]:
+    """Return a row for each fault, of all rounds of it."""
+    table: list[Row] = []
+    for name in dict.fromkeys(row["fault"] for row in played):
+        mine = [row for row in played if row["fault"] == name]
+        done = [row for row in mine if not row["skipped"]]
+        table.append(
+            {
+                "fault": name,
+                "played": len(done),
+                "held": sum(not row["failure"] for row in done),
+                "median s": round(median(row["seconds"] for row in done), 1) if done else None,
+                "what": (CASES[name].__doc__ or "").strip(),
+                "failures": "; ".join(filter(None, (row["failure"] or row["skipped"] for row in mine))),
+            }
+        )
     return table

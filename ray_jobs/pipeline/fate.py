@@ -126,7 +126,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[Status], tuple[int, st
         finally:
             signal.signal(signal.SIGTERM, before)
             gc.collect()  # Ray ends an actor when nothing refers to it, and the frames of an error do, in a circle
-        status.end("complete", code, message)
+        status.end("failed" if code == cli.FAILED else "complete", code, message)
         print(message)
         return code
 

@@ -130,4 +130,14 @@ def lost_with_the_cluster(config: RunConfig) -> list[str]:
     if config.tracking.uri is None and not local:
         later = f"python -m ray_jobs.track {shlex.quote(config.run_location)}"
         return [f"tracking.uri: null, the store of MLflow {lost}; set tracking.uri, or send the run later: {later}"]
+    if _in_own_directory(config.tracking.uri):
+        return [f"tracking.uri: the store of MLflow {lost}; set the URI of a server, or an absolute path"]
     return []
+
+
+def _in_own_directory(uri: str | None) -> bool:
+    """Return whether a store of MLflow is a file named from the current directory: sqlite:///mlflow.db, or mlruns."""
+    if uri is None or uri.startswith("databricks"):  # a word that is no path
+        return False
+    scheme, mark, path = uri.partition(":///")
+    return not path.startswith("/") if mark and scheme.startswith("sqlite") else "://" not in uri and uri[:1] != "/"

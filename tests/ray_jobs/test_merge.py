@@ -111,6 +111,15 @@ def test_runs_that_do_not_belong_together_are_refused(
     assert not (tmp_path / "whole").exists()
 
 
+def test_a_run_without_its_provenance_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = part(tmp_path / "a"), part(tmp_path / "b")
+    second.delete([second.path("provenance.json")])
+    assert merge([first.root, second.root, "--into", str(tmp_path / "whole")]) == cli.WRONG_REQUEST
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {second.root} has no provenance.json")
+    assert error.count("\n") == 1
+
+
 def test_cells_of_another_prior_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = part(tmp_path / "a"), part(tmp_path / "b")
     origin = second.read_json("provenance.json")  # as of a checkpoint with other weights in the same place

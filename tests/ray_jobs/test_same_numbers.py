@@ -238,6 +238,10 @@ def test_a_job_says_what_goes_with_its_cluster_what_its_rows_lack_and_that_its_i
         ("file:///shared/runs", None, None),
         ("memory://runs", None, "tracking.uri"),
         ("memory://runs", "http://127.0.0.1:9", None),
+        ("memory://runs", "sqlite:///mlflow.db", "tracking.uri"),
+        ("memory://runs", "sqlite:////shared/mlflow.db", None),
+        ("/shared/runs", "mlruns", "tracking.uri"),
+        ("/shared/runs", "/shared/mlruns", None),
     ],
 )
 def test_what_lies_in_the_directory_of_a_job_is_named(

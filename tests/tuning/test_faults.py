@@ -157,4 +157,5 @@ def test_a_sweep_whose_trials_all_diverge_has_its_tables_and_says_so(
     assert run.exists("trials.csv")
     assert run.exists("report.html")
     assert not run.exists("best.yaml")
-    assert run.read_json("status.json")["exit_code"] == cli.FAILED
+    status = run.read_json("status.json")
+    assert (status["state"], status["exit_code"]) == ("failed", cli.FAILED)
