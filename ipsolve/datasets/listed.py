@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import socket
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -84,17 +85,24 @@ class LocalFiles(Listed):
             raise ImageError(f"{type(error).__name__}: {error.strerror}") from None
 
     def table(self, index: int) -> pq.ParquetFile:
-        self._require_root()
-        return pq.ParquetFile(self.paths[index])
+        try:
+            return pq.ParquetFile(self.paths[index])
+        except OSError:  # not looked for before: ten thousand files would be ten thousand looks at the folder
+            self._require_root()
+            raise
 
     def _require_root(self) -> None:
         # a folder in which a share is to be mounted is there, and empty, where it is not
-        if not self.root.is_dir() or not any(self.root.iterdir()):
+        if not self.root.is_dir() or not self._holds_anything():
             raise OSError(
                 errno.ENOENT,
                 f"machine {socket.gethostname()} does not see the images of data.source; every node must have them",
                 str(self.root),
             )
+
+    def _holds_anything(self) -> bool:
+        with os.scandir(self.root) as entries:
+            return any(True for _ in entries)
 
     def facts(self) -> list[tuple[str, int]]:
         sizes = [path.stat().st_size if path.exists() else -1 for path in self.paths]
