@@ -89,8 +89,8 @@ class Progress:
                 state = lacking()
             except Exception as error:  # a message must not end a run, and Ray may be going down
                 state = f"the cluster does not say why ({type(error).__name__})"
-            since = f"since {clock(silent)}" if self.done + self.failed else "yet"
-            self._print(f"  no batch is done {since}: {state}")
+            waited = f"for {clock(silent)}" if self.done + self.failed else "yet"
+            self._print(f"  no batch has ended {waited}: {state}")
 
     def facts(self) -> dict[str, Any]:
         """Return how far this stretch of work is."""

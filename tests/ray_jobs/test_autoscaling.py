@@ -72,7 +72,7 @@ def test_what_is_waited_for_is_said(head: Head) -> None:
     env = head.env | {"RAY_ADDRESS": head.address}
     done = subprocess.run([sys.executable, "-c", WAITS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if "no batch is done yet" in line)
+    line = next(line for line in done.stdout.splitlines() if "no batch has ended yet" in line)
     assert "waiting for 1 x 2 GPU + 1 CPU, " in line
     assert re.search(r"the cluster has \d of \d CPUs free and \d of \d GPUs free", line)
 

@@ -32,7 +32,7 @@ def test_nodes_that_are_taken_away_and_do_not_come_again_are_waited_for_aloud(
         for _ in range(4):
             bar.update(REPORT)
         time.sleep(0.7)
-    assert stream.getvalue().count("no batch is done since 0:00: waiting for 2 x 1 GPU") >= 2
+    assert stream.getvalue().count("no batch has ended for 0:00: waiting for 2 x 1 GPU") >= 2
 
 
 def test_batches_that_take_long_are_not_a_silence(shown: tuple[Progress, io.StringIO]) -> None:
@@ -44,11 +44,11 @@ def test_batches_that_take_long_are_not_a_silence(shown: tuple[Progress, io.Stri
         time.sleep(0.7)
         assert "no batch" not in stream.getvalue()
         time.sleep(1.2)
-    assert "no batch is done since 0:01" in stream.getvalue()
+    assert "no batch has ended for 0:01" in stream.getvalue()
 
 
 def test_before_the_first_batch_the_wait_is_explained(shown: tuple[Progress, io.StringIO]) -> None:
     bar, stream = shown
     with bar:
         time.sleep(0.5)
-    assert "no batch is done yet: waiting for 2 x 1 GPU" in stream.getvalue()
+    assert "no batch has ended yet: waiting for 2 x 1 GPU" in stream.getvalue()
