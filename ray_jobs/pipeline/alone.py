@@ -16,6 +16,7 @@ from ipsolve.filesystems import reason
 from ipsolve.results import RunFolder
 
 LOCK = ".lock"
+PATIENCE = 5.0  # a driver that ends lets go of its folder a moment after it has said how it ended
 # on an object store: how often a driver says that it is there, and how long one may be silent before it counts as dead
 BEAT = 20.0
 SILENCE = 90.0
@@ -43,13 +44,22 @@ def alone(run: RunFolder, kind: str) -> Iterator[None]:
     except OSError as error:
         raise RequestError(f"output: cannot write to {run.location!r}: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _busy(run, kind) from None
+        end = time.monotonic() + PATIENCE
+        while not _lock(file):
+            if time.monotonic() > end:
+                raise _busy(run, kind)
+            time.sleep(0.1)
         yield
     finally:
         os.close(file)
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

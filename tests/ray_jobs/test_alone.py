@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -68,3 +69,20 @@ def test_a_folder_on_a_disk_is_free_when_its_driver_has_ended(tmp_path: Path) ->
         pass
     with alone(run, "run"):
         pass
+
+
+def test_a_driver_that_is_just_ending_is_waited_for(tmp_path: Path) -> None:
+    run, there, events = RunFolder(tmp_path / "run"), threading.Event(), list[str]()
+
+    def end() -> None:
+        with alone(run, "run"):
+            there.set()
+            time.sleep(1.0)  # as one does that has said how it ended and is putting its things away
+            events.append("the first ends")
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(end)
+        there.wait()
+        with alone(run, "run"):
+            events.append("the second begins")
+    assert events == ["the first ends", "the second begins"]
