@@ -145,13 +145,13 @@ def broken_device(scene: Scene) -> None:
 def _one_bright_image(scene: Scene) -> tuple[dict[str, Any], str]:
     """Return a stretch of four images of which one is bright, which is what the faulty solvers go by, and its id."""
     start = scene.rng.randrange(1000)
-    stretch = scene.experiment(NotANumber(), data={"source": "portraits:test", "offset": start, "limit": 24})
+    stretch = scene.experiment(NotANumber(), data={"source": "portraits:test", "offset": start, "limit": 120})
     bright = {row["image_id"] for row in scene.alone(stretch).failures().to_pylist()}
-    for first in range(21):
+    for first in range(117):
         names = stretch.image_ids[first : first + 4]
         if len(bright.intersection(names)) == 1:
             return {"source": "portraits:test", "offset": start + first, "limit": 4}, *bright.intersection(names)
-    raise AssertionError("no bright image among 24")
+    raise AssertionError("no bright image among 120")
 
 
 def _slow(scene: Scene) -> Slow:
