@@ -10,6 +10,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -75,9 +76,12 @@ def rows(options: Options) -> Iterator[list[Row]]:
     """Yield the table after each round: hours of faults are not lost to what ends the last of them."""
     names = ["out_of_memory", "driver_killed"] if options.quick else list(CASES)
     played: list[Row] = []
-    for seed in range(options.rounds_or(20)):
-        played += in_process(play_round, 1, names=names, seed=seed)
-        yield tabulate(played)
+    with ThreadPoolExecutor(options.at_once) as pool:
+        seeds = range(options.rounds_or(20))
+        rounds = [pool.submit(in_process, play_round, 1, names=names, seed=seed) for seed in seeds]
+        for done in as_completed(rounds):
+            played += done.result()
+            yield tabulate(played)
 
 
 def play_round(names: list[str], seed: int) -> list[Row]:
