@@ -18,7 +18,8 @@ import psutil
 START_SECONDS = 180.0
 # Ray takes 127.0.0.1 for the address of the host, other addresses of the loopback stay what they are. A cluster that
 # other nodes can join listens on all interfaces whatever it is told (docs/security.md); the token keeps others out.
-HOST = "127.0.0.2"
+# Each cluster has addresses of its own: agents of nodes have fixed ports.
+HEAD, WORKER = "127.0.{}.2", "127.0.{}.3"
 OBJECT_STORE_BYTES = 200 * 2**20
 
 
@@ -34,10 +35,12 @@ class LocalCluster:
     def __init__(self, folder: Path, num_cpus: int, dashboard: bool) -> None:
         self.folder = folder
         port, self.dashboard_port = free_port(), free_port()
-        self.address = f"{HOST}:{port}"
+        self._net = secrets.randbelow(256)
+        host = HEAD.format(self._net)
+        self.address = f"{host}:{port}"
         self._nodes: list[subprocess.Popen[bytes]] = []
         board = [f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
-        head = ["--head", f"--node-ip-address={HOST}", f"--port={port}", f"--dashboard-port={self.dashboard_port}"]
+        head = ["--head", f"--node-ip-address={host}", f"--port={port}", f"--dashboard-port={self.dashboard_port}"]
         self.head = self._start([*head, *board], num_cpus)
 
     @property
@@ -47,7 +50,7 @@ class LocalCluster:
 
     def add_worker(self, num_cpus: int) -> subprocess.Popen[bytes]:
         """Start another node and wait until it has joined."""
-        return self._start([f"--address={self.address}", "--node-ip-address=127.0.0.3"], num_cpus)
+        return self._start([f"--address={self.address}", f"--node-ip-address={WORKER.format(self._net)}"], num_cpus)
 
     def remove(self, node: subprocess.Popen[bytes]) -> None:
         """Take a node away as a power cut does: all its processes at once, without a word."""

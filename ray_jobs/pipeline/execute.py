@@ -43,7 +43,9 @@ def execute(
             batch_size=1,
             batch_format="pyarrow",
             fn_constructor_args=(work, written),
-            compute=ActorPoolStrategy(size=share.num_actors, max_tasks_in_flight_per_actor=1),
+            compute=ActorPoolStrategy(
+                size=share.num_actors, max_tasks_in_flight_per_actor=plan.in_flight(share.num_actors)
+            ),
             # ray.md 1c: an actor takes a CPU unless told otherwise, and with all of them taken no reader ever starts.
             # Next to a GPU the CPU share only sets threads; without GPUs it spreads the actors over the nodes.
             num_cpus=0 if share.gpus else share.cpus,

@@ -12,6 +12,11 @@ from ipsolve.results import RunFolder
 from ray_jobs.pipeline.schedule import Missing, Schedule
 from ray_jobs.pipeline.upkeep import done_images
 
+# Batches of an actor from which on it is given one ahead. Without, it waits a third of a second for each: Ray Data
+# looks every 0.1 s for what has ended, and then for what can begin. With, an actor may hold a batch at the end while
+# another has none, which costs the run up to one batch in so many.
+MANY_BATCHES = 24
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -48,6 +53,10 @@ class Plan:
     def num_batches(self) -> int:
         """Batches left to do."""
         return sum(-(-len(left) // self.experiment.batch_size) for left in self.missing.values())
+
+    def in_flight(self, num_actors: int) -> int:
+        """Return how many batches each of so many actors has: the one it works at, and in long runs the next."""
+        return 2 if self.num_batches >= MANY_BATCHES * num_actors else 1
 
     @property
     def images_missing(self) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import heapq
 import pickle
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ray_jobs.pipeline.plan import MANY_BATCHES, Plan
 from ray_jobs.pipeline.schedule import Schedule
+from tests.ray_jobs.small_runs import experiment
 
 
 def makespan(schedule: Schedule, seconds: dict[str, float], num_actors: int) -> float:
@@ -73,3 +76,13 @@ def test_ten_million_images_by_25_cells_are_a_small_object() -> None:
     schedule = Schedule.of(missing, 64, {}, 1000)
     assert len(pickle.dumps(schedule)) < 7 * len(schedule)
     assert next(schedule.batches(len(schedule) - 1))[1][-1] == 9_999_999
+
+
+def test_an_actor_has_its_next_batch_ahead_in_long_runs_alone(tmp_path: Path) -> None:
+    def plan(images: int) -> Plan:
+        data, pinv = {"source": "portraits:test", "limit": images}, {"pinv": {"solver": "pseudo_inverse"}}
+        return Plan.of(experiment(tmp_path, data=data, solvers=pinv, compute={"batch_size": 1}))
+
+    short, long = plan(MANY_BATCHES // 2 - 1), plan(MANY_BATCHES)  # a batch of an image is a batch of the truth, too
+    assert (short.num_batches, long.num_batches) == (MANY_BATCHES - 2, 2 * MANY_BATCHES)
+    assert [short.in_flight(1), long.in_flight(1), long.in_flight(2), long.in_flight(3)] == [1, 2, 2, 1]
