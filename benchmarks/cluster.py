@@ -40,7 +40,9 @@ class LocalCluster:
         self.address = f"{host}:{port}"
         self._nodes: list[subprocess.Popen[bytes]] = []
         board = [f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1"]
+        # A folder of its own: a job asks Ray's folder for the address of its cluster, not the head that it runs on.
         head = ["--head", f"--node-ip-address={host}", f"--port={port}", f"--dashboard-port={self.dashboard_port}"]
+        head += [f"--temp-dir={folder}/ray"]
         self.head = self._start([*head, *board], num_cpus)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it has started is ended with it
     module, function, threads, arguments, answer = sys.argv[1:]
     torch.set_num_threads(int(threads))
     result = getattr(import_module(module), function)(**json.loads(arguments))

@@ -79,9 +79,12 @@ def rows(options: Options) -> Iterator[list[Row]]:
     with ThreadPoolExecutor(options.at_once) as pool:
         seeds = range(options.rounds_or(20))
         rounds = [pool.submit(in_process, play_round, 1, names=names, seed=seed) for seed in seeds]
-        for done in as_completed(rounds):
-            played += done.result()
-            yield tabulate(played)
+        try:
+            for done in as_completed(rounds):
+                played += done.result()
+                yield tabulate(played)
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever breaks it off does not wait for the rounds to come
 
 
 def play_round(names: list[str], seed: int) -> list[Row]:
