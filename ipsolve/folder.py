@@ -32,7 +32,8 @@ THREADS = 16  # requests at a time where there are many: each waits, none comput
 class Folder:
     """Files under one location.
 
-    Nothing outside of it is listed, moved or deleted: a folder in it that is a symbolic link is refused.
+    Nothing outside of it is listed, moved or deleted: a folder in it that is a symbolic link is refused, and so is an
+    object of a store that is called ``../x``, which would become a file elsewhere wherever it is copied to.
 
     Attributes:
         location: for people and commands, a path or the URI.
@@ -82,6 +83,9 @@ class Folder:
             for folder in [*parents, *(info.path for info in found if info.type == pafs.FileType.Directory)]:
                 if os.path.islink(folder):
                     raise RequestError(f"{folder} is a symbolic link to a folder; allowed: folders of this run only")
+        for info in found:
+            if not {".", "..", ""}.isdisjoint(info.path.removeprefix(f"{path}/").split("/")):
+                raise RequestError(f"{info.path} is not the name of a file of a run; delete it from the store")
         return list(found)
 
     def write(self, path: str, content: bytes, durable: bool = False) -> None:
@@ -118,10 +122,10 @@ class Folder:
         pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
         self.write(path, sink.getvalue(), durable)
 
-    def write_json(self, name: str, content: object) -> None:
-        """Write a JSON file, without what is secret in the environment."""
+    def write_json(self, name: str, content: object, durable: bool = False) -> None:
+        """Write a JSON file, without what is secret in the environment; ``durable`` as in :meth:`write`."""
         text = json.dumps(redact_all(json.loads(json.dumps(content, default=str))), indent=2)
-        self.write(self.path(name), f"{text}\n".encode())
+        self.write(self.path(name), f"{text}\n".encode(), durable)
 
     def read(self, path: str) -> bytes:
         """Return the content of a file."""
@@ -129,12 +133,12 @@ class Folder:
             return bytes(stream.read())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return a JSON file of this folder, ``{}`` if there is none."""
-        try:
-            content: dict[str, Any] = json.loads(self.read(self.path(name)))
-        except FileNotFoundError:
-            return {}
-        return content
+        """Return a JSON file of this folder, ``{}`` if there is none, or one that a power cut has left empty."""
+        with suppress(FileNotFoundError, ValueError):
+            content = json.loads(self.read(self.path(name)))
+            if isinstance(content, dict):
+                return content
+        return {}
 
     def move(self, source: str, target: str) -> None:
         """Give a file another path. In an object store it is copied there and then deleted here, each a request."""

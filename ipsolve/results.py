@@ -77,6 +77,12 @@ REFERENCE_SCHEMA = pa.schema(
     [pa.field("image_id", pa.string(), nullable=False), pa.field("image", pa.binary(), nullable=False), *_FEATURES]
 )
 
+_SCHEMAS = {
+    RESULTS: pa.schema([*RESULT_SCHEMA, *HIVE.schema]),
+    REFERENCES: REFERENCE_SCHEMA,
+    FAILURES: FAILURE_SCHEMA,
+}
+
 
 def feature_matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:
     """Return a column of feature lists as (n, d), rows without features left out."""
@@ -119,12 +125,12 @@ class RunFolder(Folder):
     def references(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the ground truth, a row per image: ``image_id, image, features, inception_features``."""
         names = None if columns is None else list(dict.fromkeys(("image_id", *columns)))
-        table = _once(self._read(REFERENCES, names, None, REFERENCE_SCHEMA), ("image_id",))
+        table = _once(self._read(REFERENCES, names), ("image_id",))
         return table if columns is None else table.select(list(columns))
 
     def failures(self) -> pa.Table:
         """Return the failures, a row per (task, solver, seed, image) without a result."""
-        return _once(self._read(FAILURES, None, None, FAILURE_SCHEMA), KEY)
+        return _once(self._read(FAILURES), KEY)
 
     def pick(self, columns: Sequence[str], image_ids: Collection[str], *folder: str) -> pa.Table:
         """Return the rows of a few images in the files of ``folder``; of all others only the names are read."""
@@ -146,17 +152,22 @@ class RunFolder(Folder):
         """
         return Features(self, column, cell, wanted)
 
-    def _read(self, folder: str, columns: list[str] | None, filters: object, empty: pa.Schema) -> pa.Table:
-        files = self.files(folder)
+    def _read(
+        self, folder: str, columns: list[str] | None = None, filters: object = None, schema: pa.Schema | None = None
+    ) -> pa.Table:
+        files, schema = self.files(folder), schema or _SCHEMAS[folder]
         if not files:
-            schema = empty if columns is None else pa.schema([empty.field(name) for name in columns])
-            return schema.empty_table()
-        return self.dataset(files, folder).to_table(columns=columns, filter=filters)
+            return (schema if columns is None else pa.schema([schema.field(name) for name in columns])).empty_table()
+        return self.dataset(files, folder, schema).to_table(columns=columns, filter=filters)
 
-    def dataset(self, files: Sequence[str], folder: str) -> pds.Dataset:
-        """Return files of rows of one folder as a dataset; results have their task and solver as columns."""
+    def dataset(self, files: Sequence[str], folder: str, schema: pa.Schema | None = None) -> pds.Dataset:
+        """Return files of rows of one folder as a dataset; results have their task and solver as columns.
+
+        A file that was written before a metric was registered has nulls for it.
+        """
         return pds.dataset(
             list(files),
+            schema=schema or _SCHEMAS[folder],
             format="parquet",
             filesystem=self.filesystem,
             partitioning=HIVE if folder == RESULTS else None,

@@ -18,10 +18,15 @@ BLOT = "[secret]"
 _FOLDERS = ("PWD", "OLDPWD")  # of every shell: where it is and was
 _SHORTEST = 8  # of a value: shorter ones are words such as "token" and "false", and would blot out half of a text
 _SECRET_NAME = re.compile(
-    r"token(?!izers)|secret|passw|passphrase|credential|signature|^sig$|apikey|(^|[_-])(key|pwd)([_-]|$)", re.I
+    r"token(?!izers)|secret|passw|passphrase|credential|signature|^sig$|(api|account|access|shared)_?key|"
+    r"connection_?str|odbc_connect|(^|[_-])(key|pwd)([_-]|$)",
+    re.I,
 )
-# the password of a URI, or all that stands before the @ where http asks for it: that may be a token as well
-_USER_INFO = re.compile(r"(?P<start>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s/@:'\"]*)(?P<password>:[^\s/@'\"]*)?@", re.I)
+# the password of a URI, or all that stands before the @ where http asks for it: that may be a token as well. A slash
+# or an @ in a password should be escaped, and many who take URIs do not insist; a number before a slash is a port.
+_USER_INFO = re.compile(
+    r"(?P<start>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s/@:'\"]*)(?P<password>:(?!\d{1,5}[/?])[^\s'\"]*)?@", re.I
+)
 _QUERY = re.compile(r"(?P<start>[?&;](?P<name>[\w.-]+)=)(?P<value>[^\s&;'\"]+)")
 
 INSTEAD = {

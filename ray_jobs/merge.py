@@ -3,8 +3,9 @@
 Two clusters share an experiment by tasks, solvers, seeds or images (``data.offset`` and ``data.limit``); this makes
 one run of what each has done. Settings that both have must be the same, and so must the prior and the data behind
 them: a cell that was computed differently is refused, never mixed. Runs are copied from, not changed; merging again
-after they have grown adds what is new. What the joined configuration asks for and nobody has done is counted, and
-``python -m ray_jobs.evaluate INTO/config.yaml`` does it. A torn file is left out, and what was in it is missing.
+after they have grown adds what is new. What the joined configuration asks for and nobody has done is done by
+``python -m ray_jobs.evaluate INTO/config.yaml``, and counted with ``--dry-run``. A torn file is left out, and what was
+in it is missing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ def merge(locations: Sequence[str], into: str) -> int:
     runs = {location: cli.open_run(location) for location in locations}
     if target.root in {run.root for run in runs.values()}:
         raise RequestError(f"--into: {into} is one of the runs to be joined; give a folder of its own")
-    if target.exists("config.yaml") and "merged_from" not in target.read_json("provenance.json"):
+    before = target.read_json("provenance.json")
+    # what was missing may have been done in it since
+    history = [*before.pop("earlier", []), before] if before else []
+    if target.exists("config.yaml") and not any("merged_from" in each for each in history):
         raise RequestError(f"--into: {into} holds a run that was not made by merging")
     origins = {location: run.read_json("provenance.json") for location, run in runs.items()}
     for location, origin in origins.items():
@@ -57,10 +61,13 @@ def merge(locations: Sequence[str], into: str) -> int:
     config = join_configs({location: cli.read_config(run) for location, run in runs.items()}, into)
     check_cells(origins)
     with alone(target, "run"):
-        target.write(target.path("config.yaml"), yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
         cells = {name: cell for origin in origins.values() for name, cell in origin["cells"].items()}
         joined = next(iter(origins.values())) | {"cells": cells, "merged_from": origins, "end": provenance.now()}
-        target.write_json("provenance.json", joined)
+        joined["earlier"] = [each for each in history if "merged_from" not in each]
+        # first: it is what says that this folder may be merged into
+        target.write_json("provenance.json", joined, durable=True)
+        written = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
+        target.write(target.path("config.yaml"), written, durable=True)
         notes = settle(target)  # before: a torn file must not stand in the way of the same rows, whole
         torn = [path for run in runs.values() for path in _copy(run, target)]
         settle(target)

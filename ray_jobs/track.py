@@ -19,7 +19,9 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 MEMORY = "mlflow.json"  # in the run folder: which MLflow runs are this run's
+TAG = "ipsolve.key"
 DATABASE_ATTEMPTS = 2
 ARTIFACTS = ("report.html", "report.md", "summary.csv", "comparisons.csv", "config.yaml", "provenance.json")
 
@@ -60,16 +63,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def send(run: RunFolder) -> tuple[str, bool]:
     """Send a run; return where it is, or one line on why it is not there and how to send it later, and which it is."""
     try:
-        return _send(run), True
+        return twice(lambda: _send(run)), True
     except Exception as error:  # tracking never costs a result, whatever a server or its client does
         later = f"python -m ray_jobs.track {shlex.quote(run.location)}"
         return f"not sent ({one_line(error)}); send it later with: {later}", False
 
 
+def twice(action: Callable[[], str]) -> str:
+    """Return ``action()``, done again if it fails once.
+
+    MLflow's own client would repeat a single request, also one that makes a run and whose answer was lost: then there
+    are two. Sending all again finds what has been made.
+    """
+    try:
+        return action()
+    except Exception as error:  # of whatever kind: those of a client of a server are many
+        if isinstance(error, RequestError):
+            raise
+        time.sleep(1)
+        return action()
+
+
 def client_of(uri: str) -> MlflowClient:
     """Return a client that is quiet, and gives a server or a database that does not answer up within seconds."""
     # MLflow's own defaults let one call to a dead server take four minutes (ray.md 6)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -165,12 +183,18 @@ def _numbers(row: dict[str, str]) -> dict[str, float]:
 
 
 class Memory:
-    """The ids of the MLflow runs that stand for this run, kept in its folder so that sending again updates them."""
+    """The ids of the MLflow runs that stand for this run, kept in its folder so that sending again updates them.
+
+    Each of them has a tag that only this folder gives, by which it is found if its id never came here.
+    """
 
     def __init__(self, run: RunFolder, store: str, experiment_id: str) -> None:
         self.run, self.experiment_id = run, experiment_id
         self.all: dict[str, Any] = run.read_json(MEMORY)
         self.ids: dict[str, str] = self.all.setdefault(store, {})
+        if "folder" not in self.all:
+            self.all["folder"] = uuid.uuid4().hex
+            run.write_json(MEMORY, self.all, durable=True)
 
     def run_of(self, client: MlflowClient, key: str, name: str, tags: dict[str, str]) -> str:
         """Return the id of the MLflow run known as ``key``, made now if there is none, its tags up to date."""
@@ -185,9 +209,16 @@ class Memory:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-        created = client.create_run(self.experiment_id, tags=tags | {"mlflow.runName": name})
-        self.ids[key] = str(created.info.run_id)
-        self.run.write_json(MEMORY, self.all)
+        mark = digest([self.all["folder"], key])
+        found = client.search_runs([self.experiment_id], f"tags.`{TAG}` = '{mark}'", max_results=1)
+        if found:
+            self.ids[key] = str(found[0].info.run_id)
+            for tag, value in tags.items():
+                client.set_tag(self.ids[key], tag, value)
+        else:
+            made = client.create_run(self.experiment_id, tags=tags | {"mlflow.runName": name, TAG: mark})
+            self.ids[key] = str(made.info.run_id)
+        self.run.write_json(MEMORY, self.all, durable=True)
         return self.ids[key]
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pyarrow.fs as pafs
 import pytest
 
@@ -44,6 +45,22 @@ def test_files_are_written_listed_moved_and_deleted(folder: Folder) -> None:
     assert folder.files("aside") == folder.files("results") == []
     assert folder.exists("status.json")
     assert folder.sweep() == 0
+
+
+@pytest.mark.parametrize("content", [b"", b'{"state": "runn', b"[]", b"\xff"])
+def test_a_json_file_that_a_power_cut_left_is_as_if_it_were_not_there(folder: Folder, content: bytes) -> None:
+    folder.write(folder.path("status.json"), content)
+    assert folder.read_json("status.json") == {}
+
+
+@pytest.mark.parametrize("key", ["results/../../escaped/abc-1.parquet", "results/./abc-1.parquet"])
+def test_an_object_whose_name_leads_elsewhere_is_refused(tmp_path: Path, key: str) -> None:
+    folder = Folder(f"memory:/{tmp_path}/a")
+    folder.write(folder.path("results/abc-1.parquet"), b"fine")
+    store = fsspec.filesystem("memory").store
+    store[f"{tmp_path}/a/{key}"] = store[f"{tmp_path}/a/results/abc-1.parquet"]
+    with pytest.raises(RequestError, match="is not the name of a file of a run"):
+        folder.files("results")
 
 
 def test_a_run_on_a_filesystem_of_fsspec_is_that_of_a_disk(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PWD", "/home/me/ipsolve")
     monkeypatch.setenv("OLDPWD", "/home/me/ipsolve/docs")
     monkeypatch.setenv("DB_PWD", "correct horse")
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "hidden-account")
 
 
 @pytest.mark.parametrize(
@@ -56,10 +57,15 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("clone https://ghp_abc@host/x failed", "clone https://[secret]@host/x failed"),
         ("https://host/x?sig=abc%3D&region=eu", "https://host/x?sig=[secret]&region=eu"),
         ("s3://b/x?secret_key=abc;region=eu", "s3://b/x?secret_key=[secret];region=eu"),
+        ("postgresql://me:p/s@s@host/db", "postgresql://[secret]@host/db"),
+        ("mssql+pyodbc:///?odbc_connect=PWD%3Dx", "mssql+pyodbc:///?odbc_connect=[secret]"),
+        ("AccountName=x;AccountKey=abc==;x", "AccountName=x;AccountKey=[secret];x"),
+        ("it is hidden-account behind it", "it is [secret] behind it"),
         ("correct horse at /home/me/ipsolve/docs", "[secret] at /home/me/ipsolve/docs"),
         ("Token authentication is disabled, the tokens are short", None),
         ("sftp://me@host/x and abfs://container@account/x and user@host.org", None),
         ("s3://bucket/runs?region=x&endpoint_override=127.0.0.1:9000", None),
+        ("http://127.0.0.1:5000/a@b and s3://bucket:9000/x?y, me@host.org", None),
     ],
 )
 def test_texts_lose_their_secrets_and_nothing_else(text: str, expected: str | None) -> None:
@@ -73,6 +79,8 @@ SECRET_URIS = {
     "data.source": "s3://bucket/x?access_key=AKIAKEY&secret_key=s3cr3tword",
     "weights.inception": "https://s3cr3tword@host/w",
     "prior.path": "gs://bucket/x?access_token=s3cr3tword",
+    "tracking.experiment": "postgresql://me:s3cr3tword/x@host/db",
+    "weights.vgg": "abfs://c@account/x?accountKey=s3cr3tword",
 }
 
 

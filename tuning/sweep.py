@@ -92,8 +92,8 @@ def _search(sweep: Sweep, run: RunFolder) -> tuple[int, str]:
     print(describe(sweep, share), f"{missing} of {ledger.num_trials} trials missing", sep="\n", flush=True)
     origin = provenance.describe(sweep.experiment, str(share), run.read_json("provenance.json"), missing > 0)
     config = yaml.safe_dump(dataclasses.asdict(sweep.config), sort_keys=False, allow_unicode=True).encode()
-    run.write(run.path("config.yaml"), config)
-    run.write_json("provenance.json", origin)
+    run.write(run.path("config.yaml"), config, durable=True)
+    run.write_json("provenance.json", origin, durable=True)
     problem = sweep.problem()
     scores = Scores(problem, run)
     if missing:
@@ -104,7 +104,7 @@ def _search(sweep: Sweep, run: RunFolder) -> tuple[int, str]:
             raise
     if ledger.missing():
         raise RuntimeError(f"{ledger.missing()} trials have not been run")
-    run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()})
+    run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()}, durable=True)
     table = write_outcome(run, sweep, ledger, scores)
     location, best = sweep.config.run_location, best_trials(sweep, ledger)
     notes = report.write_report(run, sweep, ledger, scores, table)

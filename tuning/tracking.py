@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from ipsolve.results import RunFolder
 from ray_jobs.pipeline.isolation import one_line
-from ray_jobs.track import Memory, client_of, digest, experiment_of, flat, store_of
+from ray_jobs.track import Memory, client_of, digest, experiment_of, flat, store_of, twice
 from tuning.ledger import DIVERGED, Ledger, state_of
 from tuning.outcome import best_trials, objective_columns
 from tuning.problem import Scores
@@ -32,7 +32,7 @@ ARTIFACTS = ("report.html", "trials.csv", "best.yaml", "config.yaml", "provenanc
 def send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd.DataFrame) -> str:
     """Send a sweep as far as it is; return where it is, or one line on why it is not there."""
     try:
-        return _send(run, sweep, ledger, scores, table)
+        return twice(lambda: _send(run, sweep, ledger, scores, table))
     except Exception as error:  # tracking never costs a result, whatever a server or its client does
         return f"not sent ({one_line(error)}); the same command sends it later"
 

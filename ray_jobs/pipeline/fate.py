@@ -43,6 +43,8 @@ class Status:
     def begin(self) -> None:
         """Say that the run is at work; note it if the last driver never said how it ended."""
         before = self._before = self.run.read_json("status.json")
+        if not before and self.run.exists("status.json"):
+            self.notes.append("status.json cannot be read, as after a power cut; going on from the files of the run")
         if before.get("state") == "running":
             driver = f"process {before.get('pid')} on {before.get('host')}"
             self.notes.append(
@@ -85,7 +87,8 @@ class Status:
     def _write(self, state: str, exit_code: int | None, message: str, details: str = "") -> None:
         content = {"state": state, "exit_code": exit_code, "message": message, **self._driver, "time": provenance.now()}
         more = {"progress": self._progress, "notes": self.notes, "details": details}
-        self.run.write_json("status.json", content | {name: value for name, value in more.items() if value})
+        content |= {name: value for name, value in more.items() if value}
+        self.run.write_json("status.json", content, durable=exit_code is not None)
         self._written = time.monotonic()
 
 

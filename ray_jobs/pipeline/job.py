@@ -81,7 +81,7 @@ def run_job(job: Job, retry_failed: bool = False) -> int:
 
 def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[int, str]:
     experiment, location = job.experiment, job.experiment.config.run_location
-    before = run.read_json("provenance.json")
+    before = provenance.read(run, status.note)
     status.note(tidy(run, experiment.all_cells, set(experiment.image_ids), retry_failed))
     status.note([*provenance.changed_images(experiment, before), *lost_with_the_cluster(experiment.config)])
     plan = Plan.of(experiment, job.seconds(run))
@@ -90,8 +90,8 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
     print(*(f"note: {note}" for note in status.notes), lines, sep="\n", flush=True)
     origin = provenance.describe(experiment, str(share), before, plan.num_batches > 0)
     config = yaml.safe_dump(experiment.resolved(), sort_keys=False, allow_unicode=True).encode()
-    run.write(run.path("config.yaml"), config)
-    run.write_json("provenance.json", origin)
+    run.write(run.path("config.yaml"), config, durable=True)
+    run.write_json("provenance.json", origin, durable=True)
     if plan.num_batches:
         with Progress(plan, job.unit) as progress:
             for report in execute(plan, share, job.loader(), job.work(share.device, share.cpus), config):
@@ -101,7 +101,7 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
     done, failed, missing = outcome_counts(experiment)
     if missing:
         raise RuntimeError(f"{missing} {job.unit} have neither a result nor a failure")
-    run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()})
+    run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()}, durable=True)
     notes = [*put_in_order(run, experiment), *job.gaps(run)]
     table, write_report = job.tabulate(run)
     try:

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from ipsolve import __version__
 from ipsolve.cells import Grid
 from ipsolve.conventions import UNITS
+from ipsolve.results import RunFolder
 
 PACKAGES = (
     "torch",
@@ -30,6 +31,14 @@ PACKAGES = (
     "clean-fid",
     "pillow",
 )
+
+
+def read(run: RunFolder, note: Callable[[list[str]], None]) -> dict[str, Any]:
+    """Return the provenance of a run so far, ``{}`` if it has none; ``note`` is told if it is lost."""
+    found = run.read_json("provenance.json")
+    if not found and run.exists("provenance.json"):
+        note(["provenance.json cannot be read, as after a power cut: how earlier rows were computed is lost"])
+    return found
 
 
 def describe(experiment: Grid, share: str, before: dict[str, Any] | None = None, work: bool = True) -> dict[str, Any]:

@@ -154,7 +154,8 @@ def merge_files(run: RunFolder, paths: Sequence[str]) -> None:
 
 
 def _write_as_one(run: RunFolder, paths: Sequence[str]) -> str:
-    table = pa.concat_tables(run.each(lambda path: read_rows(run, path), paths))
+    # a file that was written before a metric was registered lacks its column
+    table = pa.concat_tables(run.each(lambda path: read_rows(run, path), paths), promote_options="default")
     target = f"{os.path.dirname(paths[0])}/{file_name(cell_of(paths[0]), table['image_id'].to_pylist())}"
     run.write_table(target, table, durable=True)
     return target

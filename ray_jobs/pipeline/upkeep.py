@@ -81,9 +81,9 @@ def tidy(run: RunFolder, cells: Iterable[Cell], wanted: set[str], retry_failed: 
         moved = len({cell_of(path) for path in stale})
         notes.append(f"rows of {moved} cells that are not in this configuration moved to {SUPERSEDED}/")
     for path in run.files(SUPERSEDED):
-        name, *_, kind = os.path.dirname(path).removeprefix(run.path(SUPERSEDED)).strip("/").split("/")
-        if name in by_hash:
-            folder = (FAILURES,) if kind == FAILURES else folder_of(by_hash[name])
+        below = os.path.dirname(path).removeprefix(run.path(SUPERSEDED)).strip("/").split("/")
+        if len(below) == 2 and below[0] in by_hash:
+            folder = (FAILURES,) if below[1] == FAILURES else folder_of(by_hash[below[0]])
             run.move(path, run.path(*folder, os.path.basename(path)))
     if retry_failed:
         run.delete(run.files(FAILURES))
@@ -102,15 +102,15 @@ def done_images(
     index, _ = scan(run, [p for p in [*rows_of(run), *run.files(SUPERSEDED)] if cell_of(p) in hashes])
     done: dict[str, set[str]] = defaultdict(set)
     failed: dict[str, set[str]] = defaultdict(set)
+    failures = [path for path in index if os.path.basename(os.path.dirname(path)) == FAILURES]
     for path, ids in index.items():
-        is_failure = os.path.basename(os.path.dirname(path)) == FAILURES
-        (failed if is_failure else done)[cell_of(path)].update(wanted.intersection(ids))
+        (failed if path in failures else done)[cell_of(path)].update(wanted.intersection(ids))
     for name in hashes:
         failed[name] -= done[name]
-    unreadable = pc.field("stage") == "read"
     for cell in cells:
-        if cell.is_reference:
-            failed[cell.hash] = {*run.failures().filter(unreadable)["image_id"].to_pylist()} & wanted - done[cell.hash]
+        if cell.is_reference and failures:
+            unreadable = run.dataset(failures, FAILURES).to_table(["image_id"], filter=pc.field("stage") == "read")
+            failed[cell.hash] = {*unreadable["image_id"].to_pylist()} & wanted - done[cell.hash]
     return done, failed
 
 

@@ -15,6 +15,8 @@ from ipsolve.experiment import Experiment
 from ipsolve.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.compact import main as compact
+from ray_jobs.evaluate import Evaluation
+from ray_jobs.pipeline.aggregate import put_in_order
 from ray_jobs.pipeline.storage import Storage, merge_files
 from ray_jobs.report import main as report
 from tests.ray_jobs.small_runs import close, do, experiment, rows
@@ -67,6 +69,23 @@ def test_rows_that_are_twice_in_one_file_are_there_once(tmp_path: Path) -> None:
     run.write_table(path, pa.concat_tables([table, table]))
     assert do(trial).images_missing == 0
     assert rows(trial) == before
+
+
+def test_files_from_before_a_metric_was_registered_stay_with_their_cell(tmp_path: Path) -> None:
+    trial, run = finished(tmp_path)
+    for path in run.files("results")[::2]:  # the first and the third, so that either kind comes first in a cell
+        run.write_table(path, pq.read_table(path, partitioning=None).drop_columns(["ssim"]))
+    new = run.results(["image_id", "solver", "ssim"]).to_pylist()
+    assert {row["ssim"] is None for row in new} == {True, False}
+    assert len(run.pick(["image_id", "ssim"], trial.image_ids[:2], "results")) == 4
+    assert any("ssim: " in line and "lack it" in line for line in Evaluation(trial).gaps(run))
+    before = rows(trial)
+    assert do(trial).images_missing == 0  # a metric is not part of a cell
+    assert put_in_order(run, trial) == []
+    assert len(run.files("results")) == 2
+    assert rows(trial) == before
+    assert sorted(run.results(["image_id", "solver", "ssim"]).to_pylist(), key=str) == sorted(new, key=str)
+    assert report([run.root]) == cli.COMPLETE
 
 
 @pytest.mark.parametrize("kind", ["results", "references"])

@@ -126,6 +126,19 @@ def test_a_compaction_that_was_killed_is_put_right(tmp_path: Path) -> None:
     assert rows(trial) == before
 
 
+def test_a_plan_is_made_of_what_can_be_read(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    do(trial)
+    run = RunFolder(trial.config.run_location)
+    cell = trial.cells[0].hash
+    for name in (f"failures/{cell}-1.parquet", f"superseded/x/y/z/{cell}-2.parquet", "superseded/stray.parquet"):
+        run.write(run.path(name), b"PAR1")
+    assert Plan.of(trial).images_missing == 0  # as --dry-run, which changes nothing
+    assert len(run.files("superseded")) == 2
+    assert do(trial).images_missing == 0
+    assert rows(trial)
+
+
 def test_a_torn_file_is_done_again(tmp_path: Path) -> None:
     trial = experiment(tmp_path)
     do(trial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,42 @@ def test_what_nobody_has_done_is_missing_and_merging_again_adds_it(tmp_path: Pat
     assert Plan.of(joined(tmp_path, first, second)).images_missing == 3 * 2
     third = part(tmp_path / "c", data={"source": "portraits:test", "offset": 2, "limit": 2})
     assert Plan.of(joined(tmp_path, first, second, third)).images_missing == 0
+
+
+def test_what_was_missing_is_done_in_the_joined_run_and_merging_goes_on(tmp_path: Path) -> None:
+    first = part(tmp_path / "a", data={"source": "portraits:test", "limit": 2})
+    second = part(tmp_path / "b", data={"source": "portraits:test", "offset": 4, "limit": 1})
+    both = joined(tmp_path, first, second)
+    run = RunFolder(both.config.run_location)
+    do(both)
+    run.write_json("provenance.json", provenance.describe(both, "one process", run.read_json("provenance.json")))
+    whole = rows(both)
+    assert len(whole) == 10
+    third = part(tmp_path / "c", data={"source": "portraits:test", "offset": 2, "limit": 2})
+    for _ in range(2):
+        assert rows(joined(tmp_path, first, second, third)) == close(whole)
+    origin = run.read_json("provenance.json")
+    assert len(origin["merged_from"]) == 3
+    assert [each["actors"] for each in origin["earlier"]] == ["one process"]  # what was done in it is not forgotten
+
+
+def test_a_merge_that_is_killed_is_done_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [part(tmp_path / str(i), seed=i) for i in range(2)]
+    target = RunFolder(tmp_path / "whole")
+    write = RunFolder.write
+    for moment in range(6):
+        count = iter(range(moment))
+
+        def dying(run: RunFolder, *rest: Any, count: Iterator[int] = count, **more: Any) -> None:
+            if next(count, None) is None:
+                raise KeyboardInterrupt  # as a killed process, it says nothing and does not tidy up
+            write(run, *rest, **more)
+
+        monkeypatch.setattr(RunFolder, "write", dying)
+        merge([*(run.root for run in runs), "--into", target.root])
+        monkeypatch.setattr(RunFolder, "write", write)
+    assert not target.exists("status.json")
+    assert len(rows(joined(tmp_path, *runs))) == 20
 
 
 def test_a_result_of_one_run_replaces_the_failure_of_another(tmp_path: Path) -> None:

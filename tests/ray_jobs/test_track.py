@@ -64,6 +64,27 @@ def test_sending_again_changes_nothing_and_an_extension_updates(tmp_path: Path) 
     assert sorted(steps) == ["3", "4"]
 
 
+@pytest.mark.parametrize("lost", range(3))
+def test_a_server_whose_answer_is_lost_has_no_run_twice(
+    tmp_path: Path, lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finish(experiment(tmp_path))
+    create, made = MlflowClient.create_run, list[object]()
+
+    def create_run(self: MlflowClient, *arguments: object, **more: object) -> object:
+        made.append(create(self, *arguments, **more))
+        if len(made) == lost + 1:
+            raise ConnectionError("the answer is lost")
+        return made[-1]
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_run)
+    assert track.main([run.root]) == cli.COMPLETE
+    assert [entry[0] for entry in tables(client(tmp_path))] == ["small", "sr4 / ddnm", "sr4 / pinv"]
+    first = tables(client(tmp_path))
+    assert track.main([run.root]) == cli.COMPLETE
+    assert tables(client(tmp_path)) == first
+
+
 def test_what_is_not_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert track.main([str(tmp_path)]) == cli.WRONG_REQUEST
     assert "is not a finished run" in capsys.readouterr().err
