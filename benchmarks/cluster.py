@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -66,11 +66,17 @@ class LocalCluster:
 
     def actors(self, *nodes: subprocess.Popen[bytes]) -> list[psutil.Process]:
         """Return the processes of the solver actors, of some nodes or of all."""
+        return self._named("ray::MapWorker", nodes or self._nodes)
+
+    def at_work(self) -> list[psutil.Process]:
+        """Return the processes that work for a driver: solver actors and readers."""
+        return [*self.actors(), *self._named("ray::FlatMap", self._nodes)]
+
+    def _named(self, start: str, nodes: Sequence[subprocess.Popen[bytes]]) -> list[psutil.Process]:
         found = []
-        family = [each for node in nodes or self._nodes for each in psutil.Process(node.pid).children(recursive=True)]
-        for process in family:
+        for process in [each for node in nodes for each in psutil.Process(node.pid).children(recursive=True)]:
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
-                if process.cmdline()[0].startswith("ray::MapWorker"):
+                if process.cmdline()[0].startswith(start):
                     found.append(process)
         return found
 

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from ipsolve.experiment import Experiment
-from ray_jobs.pipeline.cluster import plan_share
 from ray_jobs.pipeline.execute import execute
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.reading import load
+from ray_jobs.pipeline.share import plan_share
 from ray_jobs.pipeline.workload import Workload
 
 

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from ray_jobs.pipeline import cluster
+from ray_jobs.pipeline.share import Share
 from ray_jobs.pipeline.worker import MAX_DEATHS
 from tuning.ledger import Ledger
 from tuning.problem import Problem
@@ -14,7 +15,7 @@ from tuning.problem import Problem
 TUNE = "ray_tune"  # Tune's own records, which nothing is read from again
 
 
-def search(ledger: Ledger, problem: Problem, location: str, share: cluster.Share, written: bytes | None = None) -> None:
+def search(ledger: Ledger, problem: Problem, location: str, share: Share, written: bytes | None = None) -> None:
     """Run the missing trials of a sweep.
 
     Args:

@@ -20,8 +20,8 @@ import yaml
 from ipsolve.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.pipeline import provenance
-from ray_jobs.pipeline.cluster import Share
 from ray_jobs.pipeline.fate import run_to_end
+from ray_jobs.pipeline.share import Share
 from tuning.ledger import STUDY, Ledger, grid_of
 from tuning.request import Sweep, load_sweep
 from tuning.share import share_of

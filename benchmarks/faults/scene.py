@@ -165,7 +165,13 @@ def check(scene: Scene, trial: Experiment, expected: Numbers, failing: Iterable[
     require(not different, f"other numbers than undisturbed: {different}")
     files = [path for path in Path(scene.run.root).rglob("*") if path.name.startswith(".") and path.name != ".lock"]
     require(not files, f"temporary files are left: {files}")
-    wait_until(lambda: not scene.cluster.actors(), 60, "actors outlive their driver")
+    wait_until(lambda: not scene.cluster.at_work(), 60, "actors or readers outlive their driver")
+
+
+def require_note(scene: Scene, words: str) -> None:
+    """Raise AssertionError unless one of the notes in ``status.json`` says ``words``."""
+    notes = scene.run.read_json("status.json").get("notes", [])
+    require(any(words in note for note in notes), f"nobody said {words!r}: {notes}")
 
 
 def require(condition: bool, words: str) -> None:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 Nodes = list[tuple[int, dict[str, float]]]  # how many, and the resources of each
-
-
-def total(nodes: Iterable[tuple[int, Mapping[str, float]]], resource: str) -> float:
-    """Return how much of a resource some nodes have together."""
-    return sum(count * resources.get(resource, 0.0) for count, resources in nodes)
 
 
 def nodes_to_come() -> Nodes:

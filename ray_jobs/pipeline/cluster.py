@@ -1,4 +1,4 @@
-"""Ray: joining a cluster or starting one on this machine, and sharing it out."""
+"""Ray: joining a cluster or starting one on this machine."""
 
 from __future__ import annotations
 
@@ -9,97 +9,17 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
-from ipsolve.config import Compute
-from ipsolve.errors import RequestError
-from ray_jobs.pipeline.autoscaling import nodes_to_come, total
-
-READERS = 2  # logical CPUs that no solver actor may take
+READERS = 2  # logical CPUs of a Ray that is started here, beside those of the actors
 OBJECT_STORE_BYTES = 256 * 2**20
 START_ATTEMPTS = 3
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
-@dataclass(frozen=True)
-class Share:
-    """The solver actors of a run and what each of them gets."""
-
-    num_actors: int
-    gpus: float
-    cpus: int
-    where: str
-    accelerator_type: str | None = None
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.gpus > 0 else "cpu"
-
-    def __str__(self) -> str:
-        kind = f" ({self.accelerator_type})" if self.accelerator_type else ""
-        gpus = f", {self.gpus:g} GPU{kind} each" if self.gpus else ""
-        return f"{self.num_actors} actors of {self.cpus} threads{gpus} on {self.where}"
-
-
 def cluster_address() -> str | None:
     """Return the address of the cluster this process belongs to, None to start one here."""
     return os.environ.get("RAY_ADDRESS") or None  # set inside of a Ray job, too
-
-
-def plan_share(compute: Compute, num_batches: int) -> Share:
-    """Share out this machine, or leave the counts to the cluster that will be joined.
-
-    Raises:
-        RequestError: the request can never be met.
-    """
-    if cluster_address() is not None:
-        resources = _cluster_resources(compute.accelerator_type)
-        return _share(compute, num_batches, *resources, f"the cluster at {cluster_address()}")
-    if compute.accelerator_type is not None:
-        raise RequestError(
-            "compute.accelerator_type: is a choice among the nodes of a cluster (RAY_ADDRESS is not set)"
-        )
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _share(compute, num_batches, cores, torch.cuda.device_count(), cores, f"this machine ({cores} cores)")
-
-
-def _share(compute: Compute, num_batches: int, cores: int, num_gpus: float, largest: int, where: str) -> Share:
-    gpus = (1.0 if num_gpus else 0.0) if compute.gpus_per_actor == "auto" else compute.gpus_per_actor
-    if gpus > num_gpus and cluster_address() is None:
-        raise RequestError(f"compute.gpus_per_actor: {gpus:g} asked for, this machine has {num_gpus:g} GPUs")
-    cpus = max(1, min(cores // 8, largest)) if compute.cpus_per_actor == "auto" else compute.cpus_per_actor
-    most = int(num_gpus / gpus) if gpus else cores // cpus
-    actors = max(most, 1) if compute.num_actors == "auto" else compute.num_actors
-    if compute.accelerator_type is not None and not gpus:
-        raise RequestError("compute.accelerator_type: needs actors with GPUs (compute.gpus_per_actor is 0)")
-    return Share(min(actors, max(num_batches, 1)), gpus, cpus, where, compute.accelerator_type)
-
-
-def _cluster_resources(accelerator_type: str | None) -> tuple[int, float, int]:
-    """Return the CPUs for actors and the GPUs of the cluster at its largest, and the CPUs of its largest node.
-
-    Only nodes with a given kind of GPU count, where one is given.
-    """
-    connect(0)
-    import ray
-
-    up = [(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    possible = nodes_to_come()
-    if accelerator_type is not None:
-        mark = "accelerator_type:"
-        kinds = {name.removeprefix(mark) for _, node in [*up, *possible] for name in node if name.startswith(mark)}
-        if accelerator_type not in kinds:
-            there = ", ".join(sorted(kinds)) or "none"
-            raise RequestError(f"compute.accelerator_type: no node has {accelerator_type!r}; there are: {there}")
-        up = [each for each in up if mark + accelerator_type in each[1]]
-        possible = [each for each in possible if mark + accelerator_type in each[1]]
-    largest = max(int(resources.get("CPU", 0)) for _, resources in [*up, *possible])
-    # the nodes that are up may be some of those that can be
-    cpus, gpus = (max(total(up, kind), total(possible, kind)) for kind in ("CPU", "GPU"))
-    return max(int(cpus) - READERS, 1), gpus, largest
 
 
 def connect(num_cpus: int) -> None:
@@ -170,6 +90,16 @@ def _silent_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def restarts() -> int:
+    """Return how many actors of this driver have been started again, by the books of the cluster."""
+    import ray
+    from ray._private import state  # what is public needs a dashboard, which a Ray that is started here has not
+
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    found: dict[str, dict[str, Any]] = state.actors(job_id=job)  # type: ignore[no-untyped-call]
+    return sum(int(each["NumRestarts"]) for each in found.values())
 
 
 def quiet_data() -> None:

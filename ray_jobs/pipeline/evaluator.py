@@ -50,21 +50,25 @@ class Evaluator:
             image_ids: B identifiers.
             images: (B, H, W, 3) uint8.
         """
-        x = from_uint8(images.permute(0, 3, 1, 2)).to(self.device, self.dtype)
         notes: list[str] = []
 
+        def truth(rows: list[int]) -> Tensor:  # called where faults are isolated: a full device refuses a copy as well
+            return from_uint8(images[rows].permute(0, 3, 1, 2)).to(self.device, self.dtype)
+
         def solve(rows: list[int]) -> list[tuple[Row, Tensor] | Fault]:
-            return self._solve(cell, [image_ids[i] for i in rows], x[rows])
+            return self._solve(cell, [image_ids[i] for i in rows], truth(rows))
 
         def score(rows: list[int]) -> list[Row | Fault]:
-            return list(self._score(torch.stack([estimates[i] for i in rows]), x[rows], not cell.is_reference))
+            x = truth(rows)
+            x_hat = x if cell.is_reference else torch.stack([estimates[i] for i in rows])
+            return list(self._score(x_hat, x, not cell.is_reference))
 
         everything = list(range(len(image_ids)))
         faults: dict[int, tuple[str, Fault]] = {}
         rows: dict[int, Row] = {}
-        estimates: dict[int, Tensor] = dict(enumerate(x)) if cell.is_reference else {}
+        estimates: dict[int, Tensor] = {}
         if cell.is_reference:
-            rows = {i: {"image": image} for i, image in enumerate(to_png(x))}
+            rows = {i: {"image": image} for i, image in enumerate(to_png(from_uint8(images.permute(0, 3, 1, 2))))}
         else:
             for i, solved in zip(everything, isolate(solve, everything, notes), strict=True):
                 if isinstance(solved, Fault):

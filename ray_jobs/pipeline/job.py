@@ -17,13 +17,13 @@ from ipsolve.results import RunFolder
 from ray_jobs import cli, track
 from ray_jobs.pipeline import provenance
 from ray_jobs.pipeline.aggregate import put_in_order, where_things_are
-from ray_jobs.pipeline.cluster import plan_share
 from ray_jobs.pipeline.execute import execute
 from ray_jobs.pipeline.fate import Status, run_to_end
 from ray_jobs.pipeline.isolation import one_line
 from ray_jobs.pipeline.listing import describe_plan
 from ray_jobs.pipeline.plan import Plan, outcome_counts
 from ray_jobs.pipeline.progress import Progress
+from ray_jobs.pipeline.share import plan_share
 from ray_jobs.pipeline.upkeep import tidy
 from ray_jobs.pipeline.worker import Loader, Work
 
@@ -94,7 +94,8 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
     run.write_json("provenance.json", origin, durable=True)
     if plan.num_batches:
         with Progress(plan, job.unit) as progress:
-            for report in execute(plan, share, job.loader(), job.work(share.device, share.cpus), config):
+            work = job.work(share.device, share.cpus)
+            for report in execute(plan, share, job.loader(), work, config, status.note):
                 progress.update(report)
                 status.note(report["notes"])
                 status.progress(**progress.facts())

@@ -51,9 +51,9 @@ def test_the_table_counts_what_held_what_did_not_and_what_cannot_be_done_here() 
 
 
 class NoCluster:
-    """No actor outlives its driver where there is none."""
+    """Nobody outlives its driver where there is none."""
 
-    def actors(self) -> list[object]:
+    def at_work(self) -> list[object]:
         return []
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from ipsolve.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline.autoscaling import at_most, total
+from ray_jobs.pipeline.autoscaling import Nodes, at_most
 from tests.ray_jobs.ray_head import JOB, ROOT, Head, running_head
 from tests.ray_jobs.small_runs import mapping
 
@@ -85,6 +85,10 @@ def test_a_kind_of_gpu_that_no_node_has_or_will_have_is_refused(head: Head, tmp_
     done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
     words = "error: compute.accelerator_type: no node has 'H100'; there are: L4\n"
     assert (done.returncode, done.stderr) == (cli.WRONG_REQUEST, words)
+
+
+def total(nodes: Nodes, resource: str) -> float:
+    return sum(count * resources.get(resource, 0.0) for count, resources in nodes)
 
 
 def worker(most: int, **resources: float) -> dict[str, Any]:
