@@ -82,7 +82,7 @@ def node_removed(scene: Scene) -> None:
         thread.join()
     require(bool(lost), "no actor was on the node")
     check(scene, trial, expected)
-    require_note(scene, "before their work did, as when they are killed, run out of memory or lose their node")
+    require_note(scene, "before their work did")
 
 
 def driver_killed(scene: Scene) -> None:

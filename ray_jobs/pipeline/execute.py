@@ -68,9 +68,5 @@ def execute(
     for block in reports.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         yield from map(json.loads, block["report"])
     if died := cluster.restarts() - before:
-        note(
-            [
-                f"solver processes ended {died} times before their work did, as when they are killed, run out of memory "
-                "or lose their node; others took their place"
-            ]
-        )
+        why = "as when they are killed, run out of memory or lose their node"
+        note([f"solver processes ended {died} times before their work did, {why}; others took their place"])
