@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of these, how many are also solved one by one on one thread (default: 2; minutes each)",
     )
     parser.add_argument("--tasks", nargs="+", choices=["sr4", "box"], default=[], help="of resample (default: both)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="FAULT", help="of faults (default: all)")
     parser.add_argument("--at-once", type=_positive, default=1, help="rounds of faults side by side (default: 1)")
     parser.add_argument("--results", type=Path, help="folder of the JSON files (default: benchmarks/results)")
     parser.add_argument("--page", type=Path, help="page of the tables (default: docs/benchmarks.md, none if --quick)")
@@ -51,7 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     options = Options(
-        chosen.quick, chosen.rounds, chosen.images, chosen.reference_images, tuple(chosen.tasks), chosen.at_once
+        quick=chosen.quick,
+        rounds=chosen.rounds,
+        images=chosen.images,
+        reference_images=chosen.reference_images,
+        tasks=tuple(chosen.tasks),
+        only=tuple(chosen.only),
+        at_once=chosen.at_once,
     )
     folder = chosen.results or (RESULTS / "quick" if chosen.quick else RESULTS)
     page = chosen.page or (None if chosen.quick else PAGE)

@@ -35,6 +35,7 @@ class Options:
         images: images of ``resample``, shared out to one process per core.
         reference_images: images of its slow arm, one after the other.
         tasks: of ``resample``; none is all.
+        only: some of the ``faults``; none is all.
         at_once: rounds of ``faults`` that are played side by side, each on a cluster of its own.
     """
 
@@ -43,6 +44,7 @@ class Options:
     images: int = 8
     reference_images: int = 2
     tasks: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     at_once: int = 1
 
     def rounds_or(self, default: int) -> int:

@@ -27,7 +27,7 @@ EXTENT = ("offset", "limit")
 # names become folders and hive keys: nothing that leaves a folder, hides, or is read back as a number
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,63}$")]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
-Seed = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]  # a column of Parquet holds it
 
 
 def _of_one_gpu_or_whole(gpus: float) -> float:
@@ -129,7 +129,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         RequestError: the file is missing or not YAML, or a key or value in it is wrong.
     """
-    return build(Config, read_mapping(path, overrides), "config")
+    return build(Config, read_mapping(path, overrides), "")
 
 
 def read_mapping(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -142,12 +142,12 @@ def read_mapping(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, A
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(_read(path).decode("utf-8"))
+        content = read_yaml(_read(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = reason(error) if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RequestError(f"cannot read the configuration {str(path)!r}: {why}") from None
     except yaml.YAMLError as error:
-        raise RequestError(f"{path} is not YAML: {_one_line(error)}") from None
+        raise RequestError(f"{path} is not YAML that can be taken: {_one_line(error)}") from None
     if not isinstance(content, dict):
         raise RequestError(f"{path} must hold a mapping of keys to values")
     return content
@@ -166,9 +166,9 @@ def _override(mapping: dict[str, Any], word: str) -> None:
     if not separator or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
         raise RequestError(f"override {word!r} must look like key=value or section.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
-        raise RequestError(f"override {word!r}: its value is not YAML: {_one_line(error)}") from None
+        raise RequestError(f"override {word!r}: its value is not YAML that can be taken: {_one_line(error)}") from None
     *sections, last = key.split(".")
     for section in sections:
         if mapping.get(section) is None:
@@ -179,5 +179,24 @@ def _override(mapping: dict[str, Any], word: str) -> None:
     mapping[last] = value
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+class _Loader(yaml.SafeLoader):
+    """Plain data, as the one it is made of; a key that is there twice is an error and not the end of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """Return the content of a YAML text, plain data only; yaml.YAMLError if it is none, or has a key twice."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    mark, problem = (getattr(error, f"problem{part}", None) for part in ("_mark", ""))
+    text = f"line {mark.line + 1}: {problem}" if mark and problem else str(error)
+    return " ".join(text.split())

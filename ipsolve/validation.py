@@ -25,7 +25,8 @@ def build(cls: type[T], mapping: object, where: str) -> T:
     Args:
         cls: the class; its field types carry the ranges.
         mapping: what the user wrote under the key ``where``.
-        where: dotted path of ``mapping`` in the request, such as ``solvers.resample``; it starts the message.
+        where: dotted path of ``mapping`` in the request, such as ``solvers.resample``; it starts the message. Empty for
+            the request itself.
 
     Raises:
         RequestError: one line for the first fault, for example a secret in a URI,
@@ -33,11 +34,11 @@ def build(cls: type[T], mapping: object, where: str) -> T:
             ``tasks.sr4.facter: unknown key (did you mean 'factor'?); allowed: factor``.
     """
     if not isinstance(mapping, Mapping):
-        raise RequestError(f"{where}: must be a mapping of keys to values (got {mapping!r})")
+        raise RequestError(f"{where or 'config'}: must be a mapping of keys to values (got {mapping!r})")
     refuse_secrets(mapping, where)
     not_words = [key for key in mapping if not isinstance(key, str)]
     if not_words:
-        raise RequestError(f"{where}: keys must be words (got {not_words[0]!r})")
+        raise RequestError(f"{where or 'config'}: keys must be words (got {not_words[0]!r})")
     try:
         return TypeAdapter(cls).validate_python(dict(mapping))
     except ValidationError as error:
@@ -48,7 +49,11 @@ def unknown_key(where: str, key: str, allowed: Iterable[str]) -> RequestError:
     """Return the error for a key that nothing knows, with the nearest key and all allowed ones."""
     names = list(allowed)
     listed = f"; allowed: {', '.join(names)}" if names else "; no keys are allowed here"
-    return RequestError(f"{where}.{key}: unknown key{did_you_mean(key, names)}{listed}")
+    return RequestError(f"{_dotted(where, key)}: unknown key{did_you_mean(key, names)}{listed}")
+
+
+def _dotted(*parts: str) -> str:
+    return ".".join(filter(None, parts))
 
 
 def field_names(cls: object) -> list[str]:
@@ -65,13 +70,18 @@ def _explain(cls: type, mapping: object, where: str, error: ValidationError) -> 
     kind, location = fault["type"], fault["loc"]
     path, owner = _locate(cls, mapping, location, keep_last=kind in _MISSING)
     if kind in _UNKNOWN:
-        return str(unknown_key(".".join([where, *path[:-1]]), path[-1], field_names(owner)))
-    spot = ".".join([where, *path])
+        return str(unknown_key(_dotted(where, *path[:-1]), path[-1], field_names(owner)))
+    spot = _dotted(where, *path)
     if kind in _MISSING:
         return f"{spot}: is required"
     if "ctx" in fault and "error" in fault["ctx"]:
         return f"{spot}: {fault['ctx']['error']}"
+    if kind == "too_short":
+        return f"{spot}: must not be empty"
     message = re.sub(r"^Input should (be )?", lambda found: "must be " if found[1] else "must ", fault["msg"])
+    words = [choice for other in faults if other["type"] == "literal_error" for choice in [other["ctx"]["expected"]]]
+    if words and kind != "literal_error":  # of a union such as a number or 'auto' pydantic names one branch at a time
+        message += f", or {words[0]}"
     return f"{spot}: {message} (got {fault['input']!r})".replace("\n", " ")
 
 

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file, see configs/priors/portraits64_mixture.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args(arguments)
-    return cli.run_command(lambda: fit(build(FitConfig, read_mapping(options.config, options.overrides), "config")))
+    return cli.run_command(lambda: fit(build(FitConfig, read_mapping(options.config, options.overrides), "")))
 
 
 def fit(config: FitConfig) -> int:

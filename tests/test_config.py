@@ -54,21 +54,24 @@ def test_overrides_are_dotted_yaml(path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("compute.batchsize=3", "config.compute.batchsize: unknown key (did you mean 'batch_size'?)"),
-        ("slovers.x.solver=tv", "config.slovers: unknown key (did you mean 'solvers'?)"),
-        ("compute.batch_size=many", "config.compute.batch_size"),
-        ("compute.precision=float8", "config.compute.precision"),
-        ("compute.gpus_per_actor=1.5", "config.compute.gpus_per_actor: must be at most 1"),
-        ("compute.gpus_per_actor=.inf", "config.compute.gpus_per_actor: must be at most 1"),
-        ("compute.gpus_per_actor=-1", "config.compute.gpus_per_actor"),
-        ("seed=-1", "config.seed"),
-        ("seed=[]", "config.seed"),
-        ("name=../elsewhere", "config.name"),
-        ("tasks={../x: {operator: denoising}}", "config.tasks"),
-        ("solvers={}", "config.solvers"),
+        ("compute.batchsize=3", "compute.batchsize: unknown key (did you mean 'batch_size'?)"),
+        ("slovers.x.solver=tv", "slovers: unknown key (did you mean 'solvers'?)"),
+        ("compute.batch_size=many", "compute.batch_size"),
+        ("compute.precision=float8", "compute.precision"),
+        ("compute.gpus_per_actor=1.5", "compute.gpus_per_actor: must be at most 1"),
+        ("compute.gpus_per_actor=.inf", "compute.gpus_per_actor: must be at most 1"),
+        ("compute.gpus_per_actor=-1", "compute.gpus_per_actor"),
+        ("seed=-1", "seed: must"),
+        ("seed=[]", "seed: must"),
+        ("name=../elsewhere", "name: "),
+        ("tasks={../x: {operator: denoising}}", "tasks"),
+        ("solvers={}", "solvers: must not be empty"),
         ("name.x=1", "'name' is a value"),
         ("batch_size", "must look like key=value"),
         ("seed=[0", "not YAML"),
+        ("seed=9223372036854775808", "seed: must be less than 9223372036854775808"),
+        ("compute.num_actors=many", "or 'auto' (got 'many')"),
+        ("data={limit: 1, limit: 2}", "line 1: the key 'limit' is there twice"),
     ],
 )
 def test_a_wrong_word_is_refused_in_one_line(path: Path, word: str, message: str) -> None:
@@ -90,6 +93,15 @@ def test_a_configuration_may_lie_behind_a_uri(path: Path) -> None:
     for absent in (f"file://{path}.gone", "memory://runs/gone.yaml", "gone://x.yaml"):
         with pytest.raises(RequestError, match=r"\A.*gone.*\Z"):
             load_config(absent)
+
+
+def test_a_key_that_is_there_twice_is_refused(path: Path) -> None:
+    text = path.read_text()
+    path.write_text(f"{text}seed: 1\nseed: 2\n")
+    with pytest.raises(RequestError, match=r"small\.yaml is not YAML .*: line \d+: the key 'seed' is there twice$"):
+        load_config(path)
+    path.write_text(f"{text}weights: &w {{vgg: /a}}\n")
+    assert load_config(path).weights.vgg == "/a"
 
 
 @pytest.mark.parametrize("content", ["- a list", "a: [", None])

@@ -202,7 +202,7 @@ def published(solver: type[Solver]) -> dict[str, Any]:
 
 def load_sweep(path: str | Path, overrides: list[str]) -> SweepConfig:
     """Return the configuration in a YAML file with ``key=value`` overrides applied; RequestError where it is wrong."""
-    return build(SweepConfig, read_mapping(path, overrides), "config")
+    return build(SweepConfig, read_mapping(path, overrides), "")
 
 
 def _evaluation(

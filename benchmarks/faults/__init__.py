@@ -74,7 +74,9 @@ def stage(folder: Path) -> Iterator[Stage]:
 
 def rows(options: Options) -> Iterator[list[Row]]:
     """Yield the table after each round: hours of faults are not lost to what ends the last of them."""
-    names = ["out_of_memory", "driver_killed"] if options.quick else list(CASES)
+    names = list(options.only or (["out_of_memory", "driver_killed"] if options.quick else CASES))
+    if unknown := [name for name in names if name not in CASES]:
+        raise Skipped(f"there is no fault {unknown[0]!r}; there are {', '.join(CASES)}")
     played: list[Row] = []
     with ThreadPoolExecutor(options.at_once) as pool:
         seeds = range(options.rounds_or(20))

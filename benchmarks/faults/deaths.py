@@ -82,7 +82,9 @@ def node_removed(scene: Scene) -> None:
         thread.join()
     require(bool(lost), "no actor was on the node")
     check(scene, trial, expected)
-    require_note(scene, "before their work did")
+    # Ray takes seconds to see that a node is gone; where it had nothing in hand the run may be complete before
+    if len(list(calls.iterdir())) > NUM_IMAGES:
+        require_note(scene, "the process died on")
 
 
 def driver_killed(scene: Scene) -> None:

@@ -65,4 +65,4 @@ def load_posterior_config(path: str | Path, overrides: Iterable[str] = ()) -> Po
     Raises:
         RequestError: the file is missing or not YAML, or a key or value in it is wrong.
     """
-    return build(PosteriorConfig, read_mapping(path, overrides), "config")
+    return build(PosteriorConfig, read_mapping(path, overrides), "")

@@ -149,9 +149,9 @@ def parse_config(tree: Mapping[str, Any]) -> TrainingConfig:
     """Return the checked configuration; RequestError in one line where it is wrong."""
     for key in tree:
         if key not in TrainingConfig.model_fields:
-            raise unknown_key("config", str(key), TrainingConfig.model_fields)
+            raise unknown_key("", str(key), TrainingConfig.model_fields)
     sections = {key: build(cls, tree[key], key) for key, cls in _SECTIONS.items() if key in tree}
-    config = build(TrainingConfig, {**tree, **sections}, "config")
+    config = build(TrainingConfig, {**tree, **sections}, "")
     if len(config.unet.attention) != len(config.unet.channels):
         raise RequestError("unet.attention: must say true or false once for each of unet.channels")
     if config.unet.optimiser == "muon" and not hasattr(torch.optim, "Muon"):

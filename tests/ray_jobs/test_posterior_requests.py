@@ -37,7 +37,7 @@ REQUESTS = {
     ),
     "the floor's name": ("solvers.exact={solver: ddnm}", "solvers.exact: this name is taken"),
     "baseline": ("baseline=ddnn", "baseline: no solver 'ddnn' (did you mean 'ddnm'?)"),
-    "gpu": ("compute.gpus_per_actor=1", "config.compute.gpus_per_actor: must be less than or equal to 0"),
+    "gpu": ("compute.gpus_per_actor=1", "compute.gpus_per_actor: must be less than or equal to 0"),
 }
 
 
