@@ -113,6 +113,12 @@ def patiently(action: Callable[[], T], pauses: Sequence[float] | None = None) ->
     return action()
 
 
+def require_local(path: str | Path, key: str) -> None:
+    """Raise RequestError if ``path`` is a URI: what a prior is made of is read from and written to a disk."""
+    if is_uri(path):
+        raise RequestError(f"{key}: must be a local folder (got {str(path)!r}); copy it to or from a store yourself")
+
+
 def is_of_store(error: OSError) -> bool:
     """Return whether a store or a system call failed: pyarrow says OSError of damaged data, too."""
     return error.errno is not None or isinstance(error, TimeoutError) or _OF_STORE.search(str(error)) is not None

@@ -78,7 +78,7 @@ def _explain(cls: type, mapping: object, where: str, error: ValidationError) -> 
         return f"{spot}: {fault['ctx']['error']}"
     if kind == "too_short":
         return f"{spot}: must not be empty"
-    message = re.sub(r"^Input should (be )?", lambda found: "must be " if found[1] else "must ", fault["msg"])
+    message = re.sub(r"^\w+ should (be )?", lambda found: "must be " if found[1] else "must ", fault["msg"])
     words = [choice for other in faults if other["type"] == "literal_error" for choice in [other["ctx"]["expected"]]]
     if words and kind != "literal_error":  # of a union such as a number or 'auto' pydantic names one branch at a time
         message += f", or {words[0]}"

@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import require_local
 from ipsolve.priors.compvis import WeightsKind, read_checkpoint
+from ray_jobs import cli
 
 _WEIGHTS = "diffusion_pytorch_model"
 # old Lightning files name this class as a dictionary key; an empty class stands in for it, so nothing of it is run
@@ -30,18 +32,20 @@ _HARMLESS: list[Any] = [(_INERT, "pytorch_lightning.callbacks.model_checkpoint.M
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 converted, 2 the request is wrong."""
     parser = argparse.ArgumentParser(prog="python -m ray_jobs.convert", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="a .ckpt or .safetensors file, or a folder with .bin weights")
-    parser.add_argument("out_dir", type=Path, help="the prior folder to write; must not exist or be empty")
+    parser.add_argument("checkpoint", help="a .ckpt or .safetensors file, or a folder with .bin weights")
+    parser.add_argument("out_dir", help="the prior folder to write; must not exist or be empty")
     parser.add_argument(
         "--weights", choices=("raw", "ema"), default="raw", help="which UNet weights of a CompVis file (default: raw)"
     )
     options = parser.parse_args(arguments)
-    try:
-        convert(options.checkpoint, options.out_dir, options.weights)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def command() -> int:
+        for key in ("checkpoint", "out_dir"):
+            require_local(getattr(options, key), key.upper())
+        convert(Path(options.checkpoint), Path(options.out_dir), options.weights)
+        return cli.COMPLETE
+
+    return cli.run_command(command)
 
 
 def convert(checkpoint: Path, out_dir: Path, kind: WeightsKind = "raw") -> None:

@@ -21,10 +21,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.config import read_mapping
+from ipsolve.config import Seed, read_mapping
 from ipsolve.conventions import from_uint8
 from ipsolve.datasets import ImageError, Source, open_source
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import require_local
 from ipsolve.priors.fitted_mixture import write_mixture
 from ipsolve.priors.ppca import fit_mixture
 from ipsolve.validation import build
@@ -50,7 +51,7 @@ class FitConfig:
     num_components: Annotated[int, Field(ge=1)] = 8
     rank: Annotated[int, Field(ge=1)] = 128
     iterations: Annotated[int, Field(ge=0)] = 4
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,15 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit(config: FitConfig) -> int:
     """Fit, write and describe a mixture; return the exit code."""
     start = time.monotonic()
+    require_local(config.output, "output")
     source = open_source(config.data, config.size)
     count = min(config.data.get("limit") or len(source), len(source))
-    if count < 2 * config.num_components * config.rank:
-        raise RequestError(
-            f"data.limit: {count} images are too few for {config.num_components} components of rank {config.rank}; "
-            f"allowed: {2 * config.num_components * config.rank} and more"
-        )
-    x = read_images(source, count, config.size)
-    print(f"{count} images read in {time.monotonic() - start:.0f} s", flush=True)
+    _require_enough("data.limit", count, config)
+    x, errors = read_images(source, count, config.size)
+    bad = f", {len(errors)} of {count} could not be read, the first one: {errors[0]}" if errors else ""
+    print(f"{len(x)} images read in {time.monotonic() - start:.0f} s{bad}", flush=True)
+    _require_enough("data.source", len(x), config)
     mixture = fit_mixture(x, config.num_components, config.rank, config.iterations, config.seed)
     how = {"data": config.data, "rank": config.rank, "iterations": config.iterations, "seed": config.seed}
     write_mixture(Path(config.output), mixture, (3, config.size, config.size), how)
@@ -84,18 +84,27 @@ def fit(config: FitConfig) -> int:
     return cli.COMPLETE
 
 
-def read_images(source: Source, count: int, size: int) -> Tensor:
-    """Return the first ``count`` readable images as rows, (n, 3 size^2) float32 in [-1, 1]."""
+def _require_enough(key: str, count: int, config: FitConfig) -> None:
+    least = 2 * config.num_components * config.rank
+    if count < least:
+        what = f"{config.num_components} components of rank {config.rank}"
+        raise RequestError(f"{key}: {count} images are too few for {what}; allowed: {least} and more")
+
+
+def read_images(source: Source, count: int, size: int) -> tuple[Tensor, list[ImageError]]:
+    """Return those of the first ``count`` images that can be read as rows, (n, 3 size^2) float32 in [-1, 1], and why
+    the others cannot."""
     rows = torch.empty(count, 3 * size * size)
-    filled = 0
+    filled, errors = 0, list[ImageError]()
     for first in range(0, count, BATCH):
         loaded = source.load_batch(range(first, min(first + BATCH, count)), size)
         images = [image for image in loaded if not isinstance(image, ImageError)]
+        errors += [image for image in loaded if isinstance(image, ImageError)]
         if images:
             batch = from_uint8(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).flatten(1)
             rows[filled : filled + len(batch)] = batch
             filled += len(batch)
-    return rows[:filled]
+    return rows[:filled], errors
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from ray.train.torch import TorchTrainer
 
 from ipsolve.datasets import open_source
 from ipsolve.errors import RequestError
-from ipsolve.secrets import redact
+from ipsolve.filesystems import require_local
+from ray_jobs import cli
 from ray_jobs.pipeline.cluster import keep_to_loopback
 from ray_jobs.training.autoencoder import train_autoencoder
 from ray_jobs.training.config import TrainingConfig, load_config
@@ -37,7 +38,6 @@ def train_prior(config: TrainingConfig) -> Path:
     Raises:
         RequestError: the request is wrong, or the folder holds a run with another configuration.
     """
-    open_source(config.data.val, config.data.size)
     _claim_folder(config)
     data, prior = config.data, config.folder / "prior"
     cache = config.folder / "cache"
@@ -117,18 +117,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="YAML file, such as configs/priors/portraits64.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="single entries to replace")
     words = parser.parse_args(arguments)
-    try:
+
+    def command() -> int:
         config = load_config(words.config, words.overrides)
+        require_local(config.output, "output")
         _given_autoencoder(config)
-        open_source(config.data.train, config.data.size)
+        for source in (config.data.train, config.data.val):
+            open_source(source, config.data.size)
+        _claim_folder(config)
         if not ray.is_initialized():
             _start_ray(config)
-        prior = train_prior(config)
-    except RequestError as error:
-        print(f"error: {redact(str(error))}", file=sys.stderr)
-        return 2
-    print(f"prior: {prior}")
-    return 0
+        print(f"prior: {train_prior(config)}")
+        return cli.COMPLETE
+
+    return cli.run_command(command)
 
 
 def _start_ray(config: TrainingConfig) -> None:

@@ -40,7 +40,7 @@ def test_a_name_that_is_no_name_is_refused(tmp_path: Path, key: str, name: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_training_stays_in_its_folder_too(name: str) -> None:
-    with pytest.raises(RequestError, match=r"config\.name: String should match"):
+    with pytest.raises(RequestError, match=r"^name: must match"):
         parse_config({"name": name})
 
 
@@ -166,7 +166,8 @@ def test_nothing_that_is_read_is_run(package: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["import pickle", "from joblib import load", "torch.load(x)", "torch.load(x, weights_only=False)", "yaml.load(x)", "yaml.load(x, Loader=yaml.Loader)",
+    ["import pickle", "from joblib import load", "torch.load(x)", "torch.load(x, weights_only=False)", "yaml.load(x)",
+     "yaml.load(x, Loader=yaml.Loader)",
      "np.load(x, allow_pickle=True)", "subprocess.run(x, shell=True)", "eval(x)", "os.system(x)"],
 )  # fmt: skip
 def test_the_scan_sees(text: str) -> None:

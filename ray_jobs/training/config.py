@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ipsolve.config import RunName, read_mapping
+from ipsolve.config import RunName, Seed, read_mapping
 from ipsolve.errors import RequestError
 from ipsolve.validation import build, unknown_key
 
@@ -110,7 +110,7 @@ class TrainingConfig(Section):
 
     name: RunName
     space: Literal["latent", "pixel"] = "latent"
-    seed: int = 0
+    seed: Seed = 0
     output: str = "runs/priors"
     data: Data = Data()
     autoencoder: Autoencoder = Autoencoder()
