@@ -119,6 +119,16 @@ class Config(RunConfig):
     tracking: Tracking = dataclasses.field(default_factory=Tracking)
 
 
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Published:
+    """Figures from the literature: ``results`` maps task to solver to metric to value."""
+
+    title: str
+    results: dict[str, dict[str, dict[str, float]]]
+    source: str = ""
+    note: str = ""
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Return the configuration in a YAML file, with ``overrides`` applied.
 
@@ -130,6 +140,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         RequestError: the file is missing or not YAML, or a key or value in it is wrong.
     """
     return build(Config, read_mapping(path, overrides), "")
+
+
+def load_published(path: str | Path) -> Published:
+    """Return the published figures in a YAML file; RequestError if it has none."""
+    return build(Published, read_mapping(path), str(path))
 
 
 def read_mapping(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:

@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ipsolve.cells import Cell, at, check_run, describe, hash_of
-from ipsolve.config import EXTENT, Config
+from ipsolve.config import EXTENT, Config, load_published
 from ipsolve.datasets import Source, open_source
 from ipsolve.errors import RequestError
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS, Weights
@@ -58,8 +57,8 @@ class Experiment:
 
     def _check(self) -> None:
         check_run(self.config.baseline, self.solvers, self.config.tracking)
-        if self.config.published is not None and not Path(self.config.published).is_file():
-            raise RequestError(f"published: file {self.config.published} does not exist")
+        if self.config.published is not None:
+            at("published", load_published, self.config.published)
         for name in self.config.metrics:
             if name not in METRICS and name not in SET_METRICS:
                 allowed = [*METRICS, *SET_METRICS]

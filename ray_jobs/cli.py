@@ -31,6 +31,9 @@ def run_command(command: Callable[[], int]) -> int:
     except RequestError as error:
         print(f"error: {printable(redact(str(error)))}", file=sys.stderr)
         return WRONG_REQUEST
+    except yaml.YAMLError as error:  # a request is read with better words
+        print(f"error: config.yaml of the run is not YAML: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        return WRONG_REQUEST
     except OSError as error:  # a disk or store that the request names and that fails outside of any run
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {printable(redact(place + reason(error)))}", file=sys.stderr)

@@ -133,7 +133,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
         ({"data": {"source": "nowhere"}}, "data.source"),
         ({"data": {"source": "portraits:test", "limt": 3}}, "data.limt: unknown key (did you mean 'limit'?)"),
         ({"data": {"source": "portraits:test", "limit": 0}}, "data.limit"),
-        ({"published": "nowhere.yaml"}, "published: file nowhere.yaml does not exist"),
+        ({"published": "nowhere.yaml"}, "published: cannot read the configuration .nowhere.yaml.: No such file"),
         ({"tracking": {"uri": "http://me:secret@host"}}, "tracking.uri: must not hold a password"),
     ],
 )  # fmt: skip

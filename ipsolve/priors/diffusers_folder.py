@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import require_local
 from ipsolve.priors.schedules import DiscreteSchedule, cosine, from_betas, linear, scaled_linear
 
 Config = dict[str, Any]
@@ -40,6 +41,7 @@ def resolve(path: str) -> Path:
             names = ", ".join(f"builtin:{p.name}" for p in sorted(shipped.glob("*/"))) or "none"
             raise RequestError(f"prior.path: no prior {path!r}; built in: {names}")
         return folder
+    require_local(path, "prior.path")
     folder = Path(path).expanduser()
     if folder.is_file():
         raise RequestError(

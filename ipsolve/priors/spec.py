@@ -11,7 +11,7 @@ import torch
 from ipsolve.errors import RequestError
 from ipsolve.priors.base import Prior, Shape
 from ipsolve.priors.unet import Precision
-from ipsolve.registry import Registry
+from ipsolve.registry import Registry, did_you_mean
 from ipsolve.validation import build
 
 
@@ -56,7 +56,10 @@ def prior_spec(config: Mapping[str, Any]) -> PriorSpec:
     name = config.get("prior")
     if name is None:
         raise RequestError(f"prior.prior: is required; allowed: {', '.join(PRIORS)}")
-    return build(PRIORS[str(name)], {key: value for key, value in config.items() if key != "prior"}, "prior")
+    if name not in PRIORS:
+        allowed = ", ".join(PRIORS)
+        raise RequestError(f"prior.prior: unknown prior {str(name)!r}{did_you_mean(name, PRIORS)}; allowed: {allowed}")
+    return build(PRIORS[name], {key: value for key, value in config.items() if key != "prior"}, "prior")
 
 
 def prior_summary(config: Mapping[str, Any]) -> PriorSummary:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ipsolve.report.view import Published, RunView, TableView
+from ipsolve.config import Published
+from ipsolve.report.view import RunView, TableView
 from ipsolve.results import IMAGE_METRICS
 from ipsolve.summary import higher_is_better, present
 

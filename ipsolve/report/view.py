@@ -9,24 +9,13 @@ from typing import Any, Protocol
 
 import pandas as pd
 import yaml
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from ipsolve.config import Config, RunConfig, read_mapping
+from ipsolve.config import Config, Published, RunConfig, load_published
 from ipsolve.errors import RequestError
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
 from ipsolve.results import RESULTS, RunFolder
 from ipsolve.summary import Cell, Pairs, Summary, read_failures, read_rows, write_summary
 from ipsolve.validation import build
-
-
-@pydantic_dataclass(frozen=True, config={"extra": "forbid"})
-class Published:
-    """Figures from the literature: ``results`` maps task to solver to metric to value."""
-
-    title: str
-    results: dict[str, dict[str, dict[str, float]]]
-    source: str = ""
-    note: str = ""
 
 
 class TableView(Protocol):
@@ -136,7 +125,7 @@ def _published(path: str | None) -> tuple[Published | None, list[str]]:
     if path is None:
         return None, []
     try:
-        return build(Published, read_mapping(path), path), []
+        return load_published(path), []
     except RequestError as error:  # the run is measured: a table that has moved since costs a note, not the report
         return None, [f"published figures are not shown: {error}"]
 

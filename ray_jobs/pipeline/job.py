@@ -12,6 +12,7 @@ import yaml
 
 from ipsolve.cells import Grid
 from ipsolve.config import RunConfig
+from ipsolve.errors import RequestError
 from ipsolve.filesystems import is_uri, join
 from ipsolve.results import RunFolder
 from ray_jobs import cli, track
@@ -67,10 +68,21 @@ class Job(ABC):
 
 def dry_run(job: Job) -> int:
     """Print the plan of a job; return the exit code."""
-    plan = Plan.of(job.experiment, job.seconds(RunFolder(job.experiment.config.run_location)))
+    run = RunFolder(job.experiment.config.run_location)
+    if run.local:
+        _require_writable(run.root)
+    plan = Plan.of(job.experiment, job.seconds(run))
     share = plan_share(job.experiment.config.compute, plan.num_batches)
     print(describe_plan(plan, share, job.facts(), job.unit))
     return cli.COMPLETE
+
+
+def _require_writable(folder: str) -> None:
+    """Raise RequestError unless a folder can be made here, or written into if it is there; nothing is made."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"output: cannot write to {folder!r}; allowed: a folder that can be made or written into")
 
 
 def run_job(job: Job, retry_failed: bool = False) -> int:

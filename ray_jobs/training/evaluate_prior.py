@@ -25,12 +25,14 @@ from torch.nn.functional import pixel_shuffle
 from ipsolve.conventions import from_uint8
 from ipsolve.datasets import ImageError, open_source
 from ipsolve.errors import RequestError
+from ipsolve.filesystems import require_local
 from ipsolve.metrics.distances import Gaussian, frechet_distance, moments
 from ipsolve.priors import LatentPrior, MixturePrior, PixelPrior, Prior, load_prior
 from ipsolve.priors.diffusers_folder import resolve
 from ipsolve.priors.features import prior_features
 from ipsolve.priors.fitted_mixture import DESCRIPTION
 from ipsolve.randomness import ImageRng
+from ray_jobs import cli
 from ray_jobs.training.autoencoder import psnr
 from ray_jobs.training.sampling import contact_sheet, sample_states
 
@@ -151,14 +153,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=1000, help="images on each side of a Frechet distance")
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps of a sample")
     parser.add_argument("--held-out", type=int, default=512, help="images for PSNR and epsilon errors")
-    parser.add_argument("--out", type=Path, default=Path("runs/priors/figures"))
+    parser.add_argument("--out", default="runs/priors/figures", help="folder to write")
     words = parser.parse_args(arguments)
-    try:
-        evaluate_prior(words.path, words.samples, words.steps, words.held_out, words.out)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def command() -> int:
+        for name, least in (("samples", 2), ("steps", 1), ("held_out", 2)):
+            if getattr(words, name) < least:
+                key = name.replace("_", "-")
+                raise RequestError(f"--{key}: must be at least {least} (got {getattr(words, name)})")
+        require_local(words.out, "--out")
+        evaluate_prior(words.path, words.samples, words.steps, words.held_out, Path(words.out))
+        return cli.COMPLETE
+
+    return cli.run_command(command)
 
 
 if __name__ == "__main__":
