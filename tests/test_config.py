@@ -124,7 +124,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
         ({"tasks": {"t": {"operator": "sr"}}}, "tasks.t.operator: unknown operator"),
         ({"tasks": {"t": {"operator": "hdr"}}}, "solvers.pinv on tasks.t: solver pseudo_inverse needs a linear"),
         ({"solvers": {"a": {"solver": "psld"}}}, "solvers.a on tasks.sr4: solver psld needs a latent prior"),
-        ({"prior": {"prior": "latant"}}, "unknown prior 'latant' (did you mean 'latent'?)"),
+        ({"prior": {"prior": "latant"}}, "prior.prior: unknown prior 'latant' (did you mean 'latent'?)"),
         ({"prior": {"prior": "latent", "path": "nowhere"}}, "prior.path"),
         ({"prior": {"prior": "mixture", "image_shape": [3, 16, 32]}}, "square"),
         ({"baseline": "pin"}, "baseline: no solver 'pin' (did you mean 'pinv'?)"),
@@ -133,7 +133,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
         ({"data": {"source": "nowhere"}}, "data.source"),
         ({"data": {"source": "portraits:test", "limt": 3}}, "data.limt: unknown key (did you mean 'limit'?)"),
         ({"data": {"source": "portraits:test", "limit": 0}}, "data.limit"),
-        ({"published": "nowhere.yaml"}, "published: cannot read the configuration .nowhere.yaml.: No such file"),
+        ({"published": "nowhere.yaml"}, "published: cannot read the configuration 'nowhere.yaml': No such file"),
         ({"tracking": {"uri": "http://me:secret@host"}}, "tracking.uri: must not hold a password"),
     ],
 )  # fmt: skip

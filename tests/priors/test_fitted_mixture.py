@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from ipsolve.datasets import open_source
 from ipsolve.errors import RequestError
 from ipsolve.priors import load_prior, prior_summary
 from ipsolve.priors.fitted_mixture import WEIGHTS
@@ -83,3 +85,28 @@ def test_wrong_requests_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     error = capsys.readouterr().err
     assert "data.limit: 10 images are too few" in error
     assert error.count("\n") == 1
+    assert main([str(config), "output=s3://bucket/x", "rank=2", "num_components=1"]) == 2
+    assert "output: must be a local folder" in capsys.readouterr().err
+    assert not Path("s3:").exists()
+
+
+def test_images_that_cannot_be_read_are_said_and_do_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    source = open_source("portraits:train", 16)
+    for index in range(12):
+        Image.fromarray(source.load(index, 16)).save(images / f"{index:02}.png")
+    for name in ("03.png", "zz.png"):
+        (images / name).write_bytes(b"not an image")
+    config = tmp_path / "fit.yaml"
+    folder = tmp_path / "out"
+    config.write_text(f"{{output: '{folder}', data: {{source: '{images}'}}, size: 16, num_components: 1, rank: 5}}")
+    assert main([str(config)]) == 0
+    out = capsys.readouterr().out
+    assert "11 images read in" in out
+    assert "2 of 13 could not be read, the first one: " in out
+    assert torch.isfinite(load_prior({"prior": "fitted_mixture", "path": str(folder)}).mixture.means).all()  # type: ignore[attr-defined]
+    assert main([str(config), "rank=6"]) == 2  # enough files, too few images
+    assert "data.source: 11 images are too few" in capsys.readouterr().err

@@ -117,6 +117,15 @@ def test_the_report_of_a_run_with_a_torn_file_is_one_line_that_names_it(
     assert report([run.root]) == cli.COMPLETE
 
 
+def test_a_run_whose_configuration_is_damaged_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, run = finished(tmp_path)
+    run.write(run.path("config.yaml"), b"name: [")
+    assert report([run.root]) == cli.WRONG_REQUEST
+    error = capsys.readouterr().err
+    assert error.startswith("error: config.yaml of the run is not YAML")
+    assert error.count("\n") == 1
+
+
 def test_an_actor_gathers_its_small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_jobs.pipeline.storage.GATHER", 2)
     trial = experiment(tmp_path, compute={"batch_size": 1, "num_actors": 1})

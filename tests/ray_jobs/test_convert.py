@@ -125,4 +125,5 @@ def test_requests_that_cannot_be_met(tmp_path: Path, state: State, capsys: pytes
     save_file(raw_only, tmp_path / "raw.safetensors")
     assert "--weights raw" in fails(capsys, tmp_path / "raw.safetensors", tmp_path / "prior", "--weights", "ema")
     assert not (tmp_path / "prior").exists()
+    assert "OUT_DIR: must be a local folder" in fails(capsys, tmp_path / "raw.safetensors", "s3://bucket/prior")
     assert "not an empty folder" in fails(capsys, tmp_path / "raw.safetensors", tmp_path)

@@ -18,12 +18,14 @@ from tests.ray_jobs.small_runs import mapping
 ROOT = Path(__file__).parents[2]
 BUILTIN = Path(ipsolve.priors.__file__).parent / "builtin" / "portraits-64"
 REQUESTS = {
-    "unknown key": (["slovers.x=1"], "config.slovers: unknown key (did you mean 'solvers'?)"),
+    "unknown key": (["slovers.x=1"], "slovers: unknown key (did you mean 'solvers'?)"),
     "unknown solver": (["solvers.ddnm.solver=ddnmm"], "unknown solver 'ddnmm' (did you mean 'ddnm'?)"),
     "wrong type": (["compute.batch_size=lots"], "compute.batch_size: "),
     "missing path": (["data.source=no/such/folder"], "data.source: no/such/folder does not exist"),
     "wrong shapes": (["prior={prior: latent, path: PRIOR}"], "prior.path: "),
     "bad output": (["output=CONFIG"], "output: cannot write to"),
+    "bad output, only planned": (["output=CONFIG", "--dry-run"], "output: cannot write to"),
+    "no published figures": (["published=CONFIG", "--dry-run"], "published: "),
 }
 
 

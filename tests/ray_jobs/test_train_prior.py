@@ -128,6 +128,10 @@ def test_shipped_configurations_are_valid(name: str) -> None:
         ("data.train=portraits:trian", r"no split 'trian' \(did you mean 'train'\?\)"),
         ("autoencoder.init_from=/no/such", r"autoencoder\.init_from"),
         ("seed", "must look like key=value"),
+        ("seed=-1", r"seed: must be greater than or equal to 0"),
+        ("data.val=nope:x", r"nope"),
+        ("output=s3://bucket/x", r"output: must be a local folder"),
+        ("output=/proc/self/x", r"/proc/self/x"),
     ],
 )
 def test_a_wrong_request_exits_with_2_and_one_line(
