@@ -17,13 +17,13 @@ from tests.ray_jobs.small_posteriors import mapping
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "posterior"
 REQUESTS = {
-    "unknown key": ("sampels=10", "config.sampels: unknown key (did you mean 'samples'?)"),
+    "unknown key": ("sampels=10", "sampels: unknown key (did you mean 'samples'?)"),
     "unknown generator": ("problems.d4_m1.generator=mcgdif", "problems.d4_m1.generator: unknown problem generator"),
     "unknown field": (
         "problems.d4_m1.dimensions=3",
         "problems.d4_m1.dimensions: unknown key (did you mean 'dimension'",
     ),
-    "range": ("samples=1", "config.samples: must be greater than or equal to 2 (got 1)"),
+    "range": ("samples=1", "samples: must be greater than or equal to 2 (got 1)"),
     "unknown solver": (
         "solvers.ddnm.solver=ddnmm",
         "solvers.ddnm.solver: unknown solver 'ddnmm' (did you mean 'ddnm'?)",

@@ -106,7 +106,7 @@ def test_the_command_answers_with_one_line_and_exit_code_2_and_with_a_plan(tmp_p
     plan = subprocess.Popen([*line, "--dry-run", "search.num_trials=3"], cwd=ROOT, stdout=-1, stderr=-1, text=True)
     out, err = wrong.communicate(timeout=120)
     assert (wrong.returncode, out) == (cli.WRONG_REQUEST, "")
-    assert err.startswith("error: config.spaec: unknown key (did you mean 'space'?)")
+    assert err.startswith("error: spaec: unknown key (did you mean 'space'?)")
     assert err.count("\n") == 1
     out, err = plan.communicate(timeout=120)
     assert (plan.returncode, err) == (0, "")
