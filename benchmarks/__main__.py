@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,7 @@ BENCHMARKS = (
     *("projection", "frechet", "solvers", "engine", "tail", "computing", "volume", "scale"),
     *("resample", "ldm_vq4", "faults"),
 )
+RESAMPLE_TASKS = ("sr4", "box")
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=Options.reference_images,
         help="of these, how many are also solved one by one on one thread (default: 2; minutes each)",
     )
-    parser.add_argument("--tasks", nargs="+", choices=["sr4", "box"], default=[], help="of resample (default: both)")
+    parser.add_argument("--tasks", nargs="+", choices=RESAMPLE_TASKS, default=[], help="of resample (default: both)")
     parser.add_argument("--only", nargs="+", default=[], metavar="FAULT", help="of faults (default: all)")
     parser.add_argument("--at-once", type=_positive, default=1, help="rounds of faults side by side (default: 1)")
     parser.add_argument("--results", type=Path, help="folder of the JSON files (default: benchmarks/results)")
@@ -63,9 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = chosen.results or (RESULTS / "quick" if chosen.quick else RESULTS)
     page = chosen.page or (None if chosen.quick else PAGE)
     failed = []
-    for name in chosen.names or BENCHMARKS:
+    parts = [(name, options) for name in chosen.names or BENCHMARKS]
+    if not options.tasks:  # hours each, and a table each
+        tasks = [("resample", replace(options, tasks=(task,))) for task in RESAMPLE_TASKS]
+        parts = [part for name, given in parts for part in (tasks if name == "resample" else [(name, given)])]
+    for name, given in parts:
         try:
-            run(name, options, folder, page, words)
+            run(name, given, folder, page, words)
         except Skipped as reason:
             print(f"{name}: skipped, {reason}", flush=True)
         except Exception:  # hours of figures are not lost to a fault in one of them
@@ -89,7 +95,7 @@ def run(name: str, options: Options, folder: Path, page: Path | None, words: Seq
     # one that takes hours gives a table whenever it has a better one
     for rows in tables if isinstance(tables, Iterator) else [tables]:
         kept |= {
-            "name": "-".join([name, *(options.tasks if name == "resample" else ())]),  # hours each: kept apart
+            "name": "-".join([name, *(options.tasks if name == "resample" else ())]),
             "command": " ".join(["python -m benchmarks", name, *flags]),
             "quick": options.quick,
             "seconds": round(time.perf_counter() - start, 1),

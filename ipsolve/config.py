@@ -43,7 +43,7 @@ class Compute:
     Args:
         num_actors: solver processes; ``auto``: one per GPU share, without GPUs one per ``cpus_per_actor`` cores.
         gpus_per_actor: a share of one GPU, or a whole number; ``auto``: 1 where there are GPUs, else 0.
-        cpus_per_actor: cores of an actor, and its torch threads; ``auto``: an eighth of the machine, at least 1.
+        cpus_per_actor: cores of an actor, and its torch threads; ``auto``: an eighth of its node, at least 1.
         batch_size: images solved together.
         precision: of the networks' arithmetic; float64 makes images float64 as well.
         accelerator_type: the kind of GPU that actors run on, by Ray's name (``H100``, ``A100``, ``L4``, ...), where a

@@ -13,7 +13,7 @@ from ipsolve.results import RunFolder
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.storage import Failure, Storage
 from ray_jobs.pipeline.upkeep import compact, tidy
-from tests.ray_jobs.small_runs import close, do, experiment, rows
+from tests.ray_jobs.small_runs import close, do, experiment, mapping, rows
 
 
 def test_batches_of_the_cells_are_interleaved(tmp_path: Path) -> None:
@@ -59,10 +59,11 @@ def test_a_broken_off_run_is_completed(tmp_path: Path) -> None:
         ({"data": {"source": "portraits:test", "limit": 7}}, 3 * 2),
         ({"seed": [0, 1]}, 2 * 5),
         ({"solvers": {"pinv": {"solver": "pseudo_inverse"}, "tv": {"solver": "tv", "num_steps": 3}}}, 5),
+        ({"tasks": mapping("")["tasks"] | {"noise": {"operator": "denoising", "noise_std": 0.1}}}, 2 * 5),
         ({"compute": {"batch_size": 5}}, 0),
         ({"name": "small", "metrics": ["psnr"]}, 0),
     ],
-    ids=["images", "seeds", "a solver", "batch size", "metrics"],
+    ids=["images", "seeds", "a solver", "a task", "batch size", "metrics"],
 )
 def test_extending_a_run_does_the_new_part_only(tmp_path: Path, changes: dict[str, Any], missing: int) -> None:
     do(experiment(tmp_path))
