@@ -95,7 +95,7 @@ def run(name: str, options: Options, folder: Path, page: Path | None, words: Seq
     # one that takes hours gives a table whenever it has a better one
     for rows in tables if isinstance(tables, Iterator) else [tables]:
         kept |= {
-            "name": "-".join([name, *(options.tasks if name == "resample" else ())]),
+            "name": "-".join([name, *{"resample": options.tasks, "faults": options.only}.get(name, ())]),
             "command": " ".join(["python -m benchmarks", name, *flags]),
             "quick": options.quick,
             "seconds": round(time.perf_counter() - start, 1),
