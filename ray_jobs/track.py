@@ -192,8 +192,8 @@ class Memory:
         self.run, self.experiment_id = run, experiment_id
         self.all: dict[str, Any] = run.read_json(MEMORY)
         self.ids: dict[str, str] = self.all.setdefault(store, {})
-        if "folder" not in self.all:
-            self.all["folder"] = uuid.uuid4().hex
+        if "folder" not in self.all:  # beside the stores and of their shape, for those who read this file
+            self.all["folder"] = {"id": uuid.uuid4().hex}
             run.write_json(MEMORY, self.all, durable=True)
 
     def run_of(self, client: MlflowClient, key: str, name: str, tags: dict[str, str]) -> str:
@@ -209,7 +209,7 @@ class Memory:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-        mark = digest([self.all["folder"], key])
+        mark = digest([self.all["folder"]["id"], key])
         found = client.search_runs([self.experiment_id], f"tags.`{TAG}` = '{mark}'", max_results=1)
         if found:
             self.ids[key] = str(found[0].info.run_id)
