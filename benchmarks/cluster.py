@@ -124,7 +124,10 @@ def local_cluster(folder: Path, num_cpus: int, dashboard: bool = False) -> Itera
     To be called once in a process, before Ray is imported: Ray reads address, token and mode once.
     """
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    cluster = LocalCluster(folder, num_cpus, dashboard)
+    try:
+        cluster = LocalCluster(folder, num_cpus, dashboard)
+    except RuntimeError:  # a port that was free may be taken a moment later; other ports are drawn
+        cluster = LocalCluster(folder, num_cpus, dashboard)
     os.environ["RAY_ADDRESS"] = cluster.address
     try:
         yield cluster
