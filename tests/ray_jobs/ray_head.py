@@ -55,9 +55,19 @@ class Head:
         """Run a command of Ray's command line from the root of the repository."""
         return subprocess.run([RAY, *words], cwd=ROOT, env=env or self.env, capture_output=True, text=True, timeout=400)
 
-    def submit(self, name: str, *words: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
-        """Submit ``words`` as docs/cluster.md says; wait for the end of the job, or return when it is on its way."""
-        options = ["--submission-id", name, "--runtime-env", "deploy/runtime_env.yaml", "--working-dir", "."]
+    def submit(
+        self, name: str, *words: str, wait: bool = True, upload: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Submit ``words`` as docs/cluster.md says; wait for the end of the job, or return when it is on its way.
+
+        Without ``upload`` the job uses the files of this checkout: where two nodes share a machine, and with it Ray's
+        folder, the second one deletes what was uploaded and unpacks it again under the feet of those who work there.
+        """
+        options = ["--submission-id", name]
+        if upload:
+            options += ["--runtime-env", "deploy/runtime_env.yaml", "--working-dir", "."]
+        else:
+            options += ["--runtime-env-json", json.dumps({"env_vars": {"PYTHONPATH": str(ROOT)}})]
         options += ["--metadata-json", json.dumps({"git_commit": "the one submitted"})]
         return self.ray("job", "submit", *options, *([] if wait else ["--no-wait"]), "--", *words)
 

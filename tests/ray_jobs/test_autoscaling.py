@@ -42,7 +42,7 @@ def test_work_asks_for_gpus_that_are_not_there_yet_and_begins_with_the_first(hea
     # two actors, and one GPU is all that will ever come
     compute = {"batch_size": 1, "num_actors": 2, "accelerator_type": "L4"}
     path.write_text(yaml.safe_dump(mapping(tmp_path, compute=compute)))
-    done = head.submit("gpu", *JOB, str(path))
+    done = head.submit("gpu", *JOB, str(path), upload=False)
     log = head.log("gpu")
     assert head.job("gpu")["driver_exit_code"] == cli.COMPLETE, done.stdout + done.stderr
     assert "2 actors of 1 threads, 1 GPU (L4) each on the cluster" in log
