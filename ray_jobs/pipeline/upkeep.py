@@ -102,9 +102,11 @@ def done_images(
     index, _ = scan(run, [p for p in [*rows_of(run), *run.files(SUPERSEDED)] if cell_of(p) in hashes])
     done: dict[str, set[str]] = defaultdict(set)
     failed: dict[str, set[str]] = defaultdict(set)
-    failures = [path for path in index if os.path.basename(os.path.dirname(path)) == FAILURES]
+    failures = list[str]()
     for path, ids in index.items():
-        (failed if path in failures else done)[cell_of(path)].update(wanted.intersection(ids))
+        is_failure = os.path.basename(os.path.dirname(path)) == FAILURES
+        (failed if is_failure else done)[cell_of(path)].update(wanted.intersection(ids))
+        failures += [path] if is_failure else []
     for name in hashes:
         failed[name] -= done[name]
     for cell in cells:
