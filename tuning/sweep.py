@@ -20,7 +20,7 @@ import yaml
 from ipsolve.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.pipeline import provenance
-from ray_jobs.pipeline.fate import run_to_end
+from ray_jobs.pipeline.fate import Status, run_to_end
 from ray_jobs.pipeline.share import Share
 from tuning.ledger import STUDY, Ledger, grid_of
 from tuning.request import Sweep, load_sweep
@@ -78,10 +78,10 @@ def describe(sweep: Sweep, share: Share) -> str:
 def run_sweep(sweep: Sweep) -> int:
     """Do what is missing of a sweep, write its outcome and send it to MLflow; return the exit code."""
     run = RunFolder(sweep.config.run_location)
-    return run_to_end(run, "sweep", lambda status: _search(sweep, run))
+    return run_to_end(run, "sweep", lambda status: _search(sweep, run, status))
 
 
-def _search(sweep: Sweep, run: RunFolder) -> tuple[int, str]:
+def _search(sweep: Sweep, run: RunFolder, status: Status) -> tuple[int, str]:
     from tuning import report, tracking
     from tuning.outcome import best_trials, trial_table, write_outcome
     from tuning.problem import Scores
@@ -90,7 +90,8 @@ def _search(sweep: Sweep, run: RunFolder) -> tuple[int, str]:
     ledger = Ledger(sweep, run, lambda line: print(line, flush=True))
     share, missing = share_of(sweep), ledger.missing()
     print(describe(sweep, share), f"{missing} of {ledger.num_trials} trials missing", sep="\n", flush=True)
-    origin = provenance.describe(sweep.experiment, str(share), run.read_json("provenance.json"), missing > 0)
+    before = provenance.read(run, status.note)
+    origin = provenance.describe(sweep.experiment, str(share), before, missing > 0)
     config = yaml.safe_dump(dataclasses.asdict(sweep.config), sort_keys=False, allow_unicode=True).encode()
     run.write(run.path("config.yaml"), config, durable=True)
     run.write_json("provenance.json", origin, durable=True)

@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ipsolve.results import RunFolder
+from ray_jobs import cli
+from ray_jobs.pipeline import provenance
+from ray_jobs.pipeline.fate import run_to_end
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.storage import Failure, Storage
 from ray_jobs.pipeline.upkeep import compact, tidy
@@ -163,3 +166,21 @@ def test_failures_are_kept_and_tried_again_on_request_only(tmp_path: Path) -> No
     tidy(storage.run, plan.cells, set(trial.image_ids), retry_failed=True)
     assert do(trial).images_missing == 1
     assert (len(rows(trial)), len(storage.run.failures())) == (10, 0)
+
+
+def test_a_provenance_that_a_power_cut_left_empty_is_lost_and_said(tmp_path: Path) -> None:
+    run, notes = RunFolder(tmp_path), list[str]()
+    assert provenance.read(run, notes.extend) == {}
+    assert notes == []  # a new run has none
+    run.write(run.path("provenance.json"), b"")
+    assert provenance.read(run, notes.extend) == {}
+    assert notes == ["provenance.json cannot be read, as after a power cut: how earlier rows were computed is lost"]
+
+
+def test_a_status_that_a_power_cut_left_empty_is_gone_over(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write(run.path("status.json"), b"")
+    assert run_to_end(run, "run", lambda status: (cli.COMPLETE, "complete")) == cli.COMPLETE
+    status = run.read_json("status.json")
+    assert (status["state"], status["exit_code"]) == ("complete", 0)
+    assert "status.json cannot be read" in status["notes"][0]

@@ -74,7 +74,7 @@ def cluster() -> Iterator[Cluster]:
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
     found.add_node(num_cpus=1, num_gpus=0)
     yield found
-    ray.shutdown()  # type: ignore[no-untyped-call]
+    ray.shutdown()
     found.shutdown()
 
 
