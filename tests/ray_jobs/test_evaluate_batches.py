@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks.faults.solvers import BrokenDevice, NotANumber, OutOfMemory, Raises
+from ipsolve.conventions import from_uint8
 from ipsolve.errors import RequestError
 from ipsolve.experiment import Experiment
 from ipsolve.metrics import METRICS
@@ -112,6 +113,23 @@ def test_a_batch_too_large_for_the_memory_is_split_and_the_reason_kept(tmp_path:
     outcome = evaluate(trial, "oom", list(range(8)))
     assert len(outcome.rows) == 8
     assert outcome.failures == []
+    assert outcome.notes[0].startswith("a batch of 8 was halved: OutOfMemoryError: CUDA out of memory")
+
+
+def test_a_device_too_full_for_the_images_themselves_gets_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return from_uint8(images)
+
+    trial = experiment(tmp_path)
+    expected = numbers(evaluate(trial, "pinv", list(range(8))))
+    monkeypatch.setattr("ray_jobs.pipeline.evaluator.from_uint8", full)
+    outcome = evaluate(trial, "pinv", list(range(8)))
+    assert outcome.failures == []
+    assert numbers(outcome) == pytest.approx(expected, abs=1e-9)
     assert outcome.notes[0].startswith("a batch of 8 was halved: OutOfMemoryError: CUDA out of memory")
 
 
