@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial
 
 from ipsolve.results import RunFolder
 from ray_jobs.pipeline.isolation import one_line
-from ray_jobs.track import Memory, client_of, digest, experiment_of, flat, store_of, twice
+from ray_jobs.tracking.store import Memory, client_of, digest, experiment_of, flat, log, store_of, twice
+from ray_jobs.tracking.times import run_span
 from tuning.ledger import DIVERGED, Ledger, state_of
 from tuning.outcome import best_trials, objective_columns
 from tuning.problem import Scores
@@ -38,7 +39,7 @@ def send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd
 
 
 def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: pd.DataFrame) -> str:
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric
 
     config = dataclasses.asdict(sweep.config)
     uri, artifacts = store_of(run, config)
@@ -47,37 +48,36 @@ def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: p
     memory = Memory(run, f"{sweep.config.tracking.uri or 'local'}#{experiment_id}", experiment_id)
     identity = sweep.identity()
     tags = {"kind": "sweep", "num_trials": str(len(table)), "algorithm": sweep.config.search.algorithm}
-    parent = memory.run_of(client, f"sweep/{digest(identity)}", sweep.config.name, tags)
+    finished = [trial for trial in ledger.trials() if trial.state.is_finished()]
+    # of the run as well as of its trials: the first of them waits for a cluster, and the last one for the tables
+    start, end = run_span(run.read_json("provenance.json"))
+    start = min([*([start] if start else []), *map(_start, finished)], default=None)
+    end = max([end, *map(_end, finished)])
+    parent = memory.run_of(client, f"sweep/{digest(identity)}", sweep.config.name, tags, start)
     shared = {**flat("data", sweep.config.data), **flat("prior", sweep.config.prior)}
     fixed = {"scheduler": sweep.scheduler, "rungs": sweep.config.search.rungs, "tasks": list(sweep.config.tasks)}
     described = shared | fixed | flat("solver", sweep.config.solver) | flat("space", sweep.config.space)
-    client.log_batch(parent, params=[Param(key, str(value)[:6000]) for key, value in described.items()])
     best = best_trials(sweep, ledger)
     ids: dict[int, str] = {}
     rows = table.set_index("number")
-    finished = [trial for trial in ledger.trials() if trial.state.is_finished()]
     for trial in finished:
         tags = {"mlflow.parentRunId": parent, "state": state_of(trial), "reference": str(trial.number == 0).lower()}
         tags |= {"best": str(trial.number in [each.number for each in best]).lower()}
         tags |= {"error": trial.user_attrs["error"]} if "error" in trial.user_attrs else {}
-        child = memory.run_of(client, f"trial/{trial.number}/{parent}", f"trial {trial.number}", tags)
+        child = memory.run_of(client, f"trial/{trial.number}/{parent}", f"trial {trial.number}", tags, _start(trial))
         ids[trial.number] = child
         fields = sweep.space.values(trial.params)
         parameters = shared | sweep.config.solver | fields | {"number": trial.number}
-        end = _milliseconds(trial)
-        client.log_batch(
-            child,
-            params=[Param(name, str(value)) for name, value in parameters.items()],
-            metrics=_metrics(sweep, trial, scores, rows.loc[trial.number], end),
-        )
-        client.set_terminated(child, "FAILED" if state_of(trial) == DIVERGED else "FINISHED", end)
+        metrics = _metrics(sweep, trial, scores, rows.loc[trial.number], _end(trial))
+        log(client, child, parameters, metrics, "FAILED" if state_of(trial) == DIVERGED else "FINISHED", _end(trial))
     client.set_tag(parent, "best_trial", ", ".join(str(trial.number) for trial in best))
     client.set_tag(parent, "best_run", ", ".join(ids[trial.number] for trial in best))
-    last = max(map(_milliseconds, finished), default=None)
-    if best and len(sweep.objectives) == 1:
-        client.log_batch(parent, metrics=[Metric("objective", best[0].values[0], last or 0, 0)])
+    objective = best and len(sweep.objectives) == 1
+    # at the end of the last trial, which stays the same when a finished sweep is sent again
+    last = max(map(_end, finished), default=0)
+    metrics = [Metric("objective", best[0].values[0], last, 0)] if objective else []
     # what broke off goes on with the same command, and is sent again then
-    client.set_terminated(parent, "KILLED" if ledger.missing() else "FINISHED", last)
+    log(client, parent, described, metrics, "KILLED" if ledger.missing() else "FINISHED", end or None)
     with tempfile.TemporaryDirectory() as folder:
         for name in filter(run.exists, ARTIFACTS):
             Path(folder, name).write_bytes(Path(run.path(name)).read_bytes())
@@ -104,6 +104,11 @@ def _metrics(sweep: Sweep, trial: FrozenTrial, scores: Scores, row: pd.Series, e
     return [*found, Metric("images", images, end, 0), Metric("seconds", float(row["seconds"]), end, 0)]
 
 
-def _milliseconds(trial: FrozenTrial) -> int:
+def _start(trial: FrozenTrial) -> int:
+    """Return when a trial was begun last, in milliseconds; one of an interrupted sweep is begun again."""
+    return int(trial.user_attrs["start"] * 1000)
+
+
+def _end(trial: FrozenTrial) -> int:
     assert trial.datetime_complete is not None, "of a finished trial"
     return int(trial.datetime_complete.timestamp() * 1000)

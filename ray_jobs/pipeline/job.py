@@ -6,6 +6,7 @@ import os
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -107,10 +108,15 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
     if plan.num_batches:
         with Progress(plan, job.unit) as progress:
             work = job.work(share.device, share.cpus)
-            for report in execute(plan, share, job.loader(), work, config, status.note):
-                progress.update(report)
-                status.note(report["notes"])
-                status.progress(**progress.facts())
+            try:
+                for report in execute(plan, share, job.loader(), work, config, status.note):
+                    progress.update(report)
+                    status.note(report["notes"])
+                    status.progress(**progress.facts())
+            finally:  # also of a stretch that is interrupted: what was done in it is kept, and so is when
+                origin |= {"times": progress.times()}
+                with suppress(OSError):  # a full disk ends the run by its own error, not by this one
+                    run.write_json("provenance.json", origin, durable=True)
     done, failed, missing = outcome_counts(experiment)
     if missing:
         raise RuntimeError(f"{missing} {job.unit} have neither a result nor a failure")

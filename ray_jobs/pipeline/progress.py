@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -27,8 +28,9 @@ class Progress:
         self.left = {name: len(indices) for name, indices in plan.missing.items()}
         self.stream = stream or sys.stdout
         self.done = self.failed = 0
+        self._spans: dict[str, tuple[float, float]] = {}  # by the clock of this machine: those of nodes differ
         self.start = self.first = self.spoken = time.monotonic()
-        self.first_done = 0
+        self.first_done, self._begun = 0, time.time()
         self._bar: Any = None
         self._last = self.start  # when a batch was done
         self._usual = 0.0  # the longest time between two batches that nobody had to explain
@@ -69,6 +71,10 @@ class Progress:
         self.done += report["done"]
         self.failed += report["failed"]
         self.left[report["cell"]] -= count
+        ended = time.time()
+        begun = max(ended - report["seconds"], self._begun)
+        first, _ = self._spans.get(report["cell"], (begun, ended))
+        self._spans[report["cell"]] = min(first, begun), ended
         for note in report["notes"]:
             self._print(f"  note: {printable(note)}")
         if self.left[report["cell"]] == 0:
@@ -96,6 +102,10 @@ class Progress:
         """Return how far this stretch of work is."""
         return {"done": self.done, "failed": self.failed, "of": self.total, "per_second": round(self._rate(), 3)}
 
+    def times(self) -> dict[str, list[str]]:
+        """Return when the first batch of each cell began and its last one ended, by its hash."""
+        return {cell: [iso(moment) for moment in span] for cell, span in self._spans.items()}
+
     def _rate(self) -> float:
         count, elapsed = self.done + self.failed - self.first_done, time.monotonic() - self.first
         # the first batch tells nothing of the rate: it waited for the actors to load the prior
@@ -113,6 +123,11 @@ class Progress:
             self._bar.console.print(line, highlight=False, markup=False)
         else:
             print(f"[{clock(self.spoken - self.start)}] {line}", file=self.stream, flush=True)
+
+
+def iso(moment: float) -> str:
+    """Return a time in seconds since 1970 as ISO 8601, UTC, to the millisecond."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
 def clock(seconds: float) -> str:

@@ -90,7 +90,8 @@ class Worker:
         return {"report": [json.dumps(report) for report in reports]}
 
     def process(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do one batch; return its cell, the numbers of results and failures, and notes for the log."""
+        """Do one batch; return its cell, the numbers of results and failures, its seconds, and notes for the log."""
+        start = time.monotonic()
         batch = json.loads(row["batch"])
         cell = self.cells[batch["cell"]]
         image_ids, errors = batch["image_ids"], batch["errors"]
@@ -104,7 +105,8 @@ class Worker:
             self.storage.save(cell, [failure.image_id for failure in unreadable], pa.table({}), unreadable)
         done = self._complete(cell, readable, images, notes) if readable else 0
         failed = len(image_ids) - done
-        return {"cell": cell.hash, "done": done, "failed": failed, "notes": notes}
+        seconds = time.monotonic() - start
+        return {"cell": cell.hash, "done": done, "failed": failed, "seconds": seconds, "notes": notes}
 
     def _complete(self, cell: Cell, image_ids: Sequence[str], images: Tensor, notes: list[str]) -> int:
         """Bring a batch to its end, whatever earlier attempts left; return the number of its results."""

@@ -12,7 +12,7 @@ import pytest
 from ray_jobs.pipeline import progress
 from ray_jobs.pipeline.progress import Progress
 
-REPORT: dict[str, Any] = {"cell": "a", "done": 1, "failed": 0, "notes": []}
+REPORT: dict[str, Any] = {"cell": "a", "done": 1, "failed": 0, "seconds": 0.5, "notes": []}
 
 
 @pytest.fixture

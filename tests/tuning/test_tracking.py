@@ -60,6 +60,19 @@ def test_objectives_per_task_are_metrics_of_each_trial(tmp_path: Path) -> None:
         assert metrics[f"{task}.psnr"] == pytest.approx(own[task]["psnr"].mean())
 
 
+def test_times_are_those_of_the_trials_and_lie_in_the_sweep(tmp_path: Path) -> None:
+    begun = int(time.time() * 1000)
+    driven = drive(sweep(tmp_path, search=SEARCH))
+    over = int(time.time() * 1000)
+    assert "not sent" not in send_all(driven)
+    sent = runs_in(tmp_path)
+    parent = sent.pop("small")
+    assert len(sent) == 4
+    for trial in sent.values():
+        assert begun <= parent.info.start_time <= trial.info.start_time
+        assert trial.info.start_time <= trial.info.end_time <= parent.info.end_time <= over
+
+
 def test_a_database_that_cannot_be_opened_costs_seconds_and_a_note(tmp_path: Path) -> None:
     folder = tmp_path / "a folder, not a database"
     folder.mkdir()
