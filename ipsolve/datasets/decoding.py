@@ -1,6 +1,7 @@
 """From the bytes of an image file to pixels, by one stated method.
 
-Read are PNG, JPEG and WebP, recognised by their content. The first frame, turned as EXIF says, becomes 8-bit RGB
+Read are PNG, JPEG and WebP, recognised by their content. The first frame, turned as EXIF says (an orientation that is
+not a whole number from 1 to 8 says nothing), becomes 8-bit RGB
 (16-bit grey is divided by 257; transparency is composited on black; CMYK and palettes by Pillow). One image per
 file: the largest centred square, resized with Pillow's BICUBIC filter, which widens with the scale when shrinking
 (antialiased; Catmull-Rom, a = -0.5).
@@ -16,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from ipsolve.datasets.base import Image, ImageError
 from ipsolve.filesystems import is_of_store
@@ -24,6 +25,15 @@ from ipsolve.filesystems import is_of_store
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 100_000_000
 _EXIF_ORIENTATION = 0x0112
+_TURNS = {  # of the orientations that are not upright; from 5 on, width and height change places
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_270,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_90,
+}
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I")
 
 
@@ -56,8 +66,7 @@ def upright_size(file: Path | BinaryIO) -> tuple[int, int]:
     """
     with _opened(file) as image:
         width, height = image.size
-        quarter_turn = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-        return (height, width) if quarter_turn else (width, height)
+        return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 def read_rgb(file: Path | BinaryIO) -> Pillow.Image:
@@ -68,7 +77,14 @@ def read_rgb(file: Path | BinaryIO) -> Pillow.Image:
     """
     with _opened(file) as image:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        turn = _TURNS.get(_orientation(image))
+        return _to_rgb(image if turn is None else image.transpose(turn))
+
+
+def _orientation(image: Pillow.Image) -> int:
+    # one rule for the size and for the pixels: where they differ, tiles are cut from another grid than was counted
+    stated = image.getexif().get(_EXIF_ORIENTATION)
+    return stated if isinstance(stated, int) and 1 <= stated <= 8 else 1
 
 
 def _to_rgb(image: Pillow.Image) -> Pillow.Image:

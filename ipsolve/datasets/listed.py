@@ -18,6 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ipsolve.datasets.base import ImageError
+from ipsolve.datasets.walking import is_hidden
 from ipsolve.errors import RequestError
 from ipsolve.filesystems import is_local, join, open_location, patiently, reason
 
@@ -51,6 +52,14 @@ class Listed(ABC):
         """Return a Parquet file, opened; an error of pyarrow's or the system's if it is not one."""
 
     @abstractmethod
+    def beside(self, index: int, path: str) -> Path | BinaryIO:
+        """Return what a decoder reads the image from that a Parquet file names instead of holding it.
+
+        Raises:
+            ImageError: it is not there.
+        """
+
+    @abstractmethod
     def facts(self) -> list[tuple[str, int]]:
         """Return (name, bytes) of each file: what a digest can know of them without reading them."""
 
@@ -76,7 +85,12 @@ class LocalFiles(Listed):
         return str(self.paths[index])
 
     def image(self, index: int) -> Path | BinaryIO:
-        path = self.paths[index]
+        return self._readable(self.paths[index])
+
+    def beside(self, index: int, path: str) -> Path | BinaryIO:
+        return self._readable(self.paths[index].parent / path)
+
+    def _readable(self, path: Path) -> Path:
         try:
             with path.open("rb"):
                 return path
@@ -163,6 +177,10 @@ class StoredFiles(Listed):
         file = self._filesystem.open_input_file(self._path(index))
         return pq.ParquetFile(file, pre_buffer=True)  # a few large requests in place of one for every page
 
+    def beside(self, index: int, path: str) -> BinaryIO:
+        # a path of the machine that wrote the file, most often: no place in a store
+        raise ImageError(f"the row holds the path {path} and no bytes; paths are read on a local disk only")
+
     def facts(self) -> list[tuple[str, int]]:
         return list(zip(self.names, self.bytes, strict=True))
 
@@ -185,11 +203,9 @@ def list_uri(source: str, suffixes: Sequence[str]) -> StoredFiles | Path:
             folder, _, name = location.rpartition("/")
             return StoredFiles(folder + (f"?{query}" if query else ""), {name: found.size})
         selector = pafs.FileSelector(path, allow_not_found=True, recursive=True)
-        sizes = {
-            info.path.removeprefix(f"{path}/"): int(info.size)
-            for info in filesystem.get_file_info(selector)
-            if info.is_file and not info.base_name.startswith(".") and info.base_name.lower().endswith(tuple(suffixes))
-        }
+        listed = [info for info in filesystem.get_file_info(selector) if info.is_file]
+        named = {info.path.removeprefix(f"{path}/"): int(info.size) for info in listed}
     except (OSError, pa.ArrowException) as error:
         raise RequestError(f"data.source: cannot list {source}: {reason(error)}") from None
-    return StoredFiles(source, dict(sorted(sizes.items())))
+    wanted = {n: size for n, size in named.items() if n.lower().endswith(tuple(suffixes)) and not is_hidden(n)}
+    return StoredFiles(source, dict(sorted(wanted.items())))

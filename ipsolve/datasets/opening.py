@@ -17,6 +17,7 @@ from ipsolve.datasets.listed import Listed, LocalFiles, list_uri
 from ipsolve.datasets.parquet import ParquetImages
 from ipsolve.datasets.portraits import Portraits
 from ipsolve.datasets.tiles import TiledImages
+from ipsolve.datasets.walking import walk
 from ipsolve.datasets.window import Window
 from ipsolve.errors import RequestError
 from ipsolve.filesystems import is_uri
@@ -115,7 +116,7 @@ def _local(source: str) -> tuple[LocalFiles, bool]:
     """Return the files of a path or glob, and whether they are Parquet."""
     path = Path(source).expanduser()
     if path.is_dir():
-        root, found = path, [p for p in path.rglob("*") if p.is_file()]
+        root, found = path, list(walk(path))
     elif path.is_file():
         root, found = path.parent, [path]
     elif glob.has_magic(source):
@@ -125,7 +126,7 @@ def _local(source: str) -> tuple[LocalFiles, bool]:
                 break
             fixed.append(part)
         root = Path(*fixed)
-        found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
+        found = list(walk(root, path.parts[len(fixed) :]))
     else:
         raise RequestError(
             f"data.source: {source} does not exist; allowed: portraits:SPLIT, a folder, glob, file or URI, "

@@ -27,6 +27,9 @@ _THREADS = 16
 class ParquetImages(Source):
     """Encoded images (PNG, JPEG, WebP) in a binary column, or in the ``bytes`` field of a struct column.
 
+    A struct without bytes, as ``datasets`` writes a column of image paths, is the file at its ``path`` (a relative one
+    is taken from the Parquet file's folder).
+
     Only footers are read when the source is made (and the id column, if there is one); images are read one row
     group at a time. Identifiers are the id column's values, else ``file#row``.
 
@@ -36,7 +39,8 @@ class ParquetImages(Source):
         id_column: its name; None takes ``image_id`` where it exists.
 
     Raises:
-        RequestError: a file is not Parquet, has no image column, or identifiers repeat.
+        RequestError: a file is not Parquet, has no image column, holds paths under which there is nothing, or
+            identifiers repeat.
     """
 
     def __init__(self, files: Listed, image_column: str | None = None, id_column: str | None = None) -> None:
@@ -64,7 +68,29 @@ class ParquetImages(Source):
                 raise RequestError(
                     f"data.source: {files.where(file)} has no column {self.column!r}, the image column of the others"
                 )
+        self._require_named_images(footers)
         self._ids = self._read_ids(schemas[0], id_column)
+
+    def _require_named_images(self, footers: Sequence[Any]) -> None:
+        # of each file the first row group: one wrong folder would make a failure of every row, hours later
+        for file, footer in enumerate(footers):
+            if footer.metadata.num_row_groups == 0 or not _is_without_bytes(footer.metadata.row_group(0), self.column):
+                continue
+            column = footer.read_row_group(0, columns=[f"{self.column}.path"])[self.column]
+            paths = [cell["path"] for cell in column.to_pylist() if cell and cell["path"]]
+            if paths and not any(self._is_there(file, path) for path in paths):
+                raise RequestError(
+                    f"data.source: column {self.column!r} of {self.files.where(file)} holds paths and no image bytes, "
+                    f"and none of them can be read, such as {paths[0]!r}; allowed: paths on a local disk, absolute "
+                    "or relative to the Parquet file's folder, or the bytes themselves"
+                )
+
+    def _is_there(self, file: int, path: str) -> bool:
+        try:
+            self.files.beside(file, path)
+        except (ImageError, OSError, ValueError):
+            return False
+        return True
 
     def _read_ids(self, schema: Any, id_column: str | None) -> list[str] | None:
         column = id_column or (ID_NAME if ID_NAME in schema.names else None)
@@ -113,8 +139,22 @@ class ParquetImages(Source):
         for group, rows in wanted.items():
             cells = self._read_cells(group, [row for _, row in rows])
             for (place, _), cell in zip(rows, cells, strict=True):
-                loaded[place] = _decode(cell, size)
+                loaded[place] = self._decode(group, cell, size)
         return [loaded[place] for place in range(len(indices))]
+
+    def _decode(self, group: int, cell: Any, size: int) -> Image | ImageError:
+        if isinstance(cell, ImageError):
+            return cell
+        encoded = cell.get("bytes") if isinstance(cell, dict) else cell
+        path = cell.get("path") if isinstance(cell, dict) else None
+        try:
+            if encoded is not None:
+                return centre_square(read_rgb(io.BytesIO(encoded)), size)
+            if not path:
+                return ImageError("the row has no image bytes")
+            return centre_square(read_rgb(self.files.beside(self._groups[group][0], path)), size)
+        except ImageError as error:
+            return error
 
     def _read_cells(self, group: int, rows: list[int]) -> list[Any]:
         try:
@@ -176,13 +216,10 @@ def _image_column(schema: Any, wanted: str | None, path: str) -> str:
     raise RequestError(f"data.image_column: no image column (bytes, or a struct with bytes) found in {path}; {problem}")
 
 
-def _decode(cell: Any, size: int) -> Image | ImageError:
-    if isinstance(cell, ImageError):
-        return cell
-    encoded = cell.get("bytes") if isinstance(cell, dict) else cell
-    if encoded is None:
-        return ImageError("the row has no image bytes")
-    try:
-        return centre_square(read_rgb(io.BytesIO(encoded)), size)
-    except ImageError as error:
-        return error
+def _is_without_bytes(group: Any, column: str) -> bool:
+    """Return whether the footer tells that no row of a row group has bytes, and that there are paths to look at."""
+    chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
+    held = chunks.get(f"{column}.bytes")
+    if held is None or f"{column}.path" not in chunks or held.statistics is None or not held.num_values:
+        return False
+    return bool(held.statistics.has_null_count and held.statistics.null_count == held.num_values)

@@ -58,6 +58,30 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(only(tmp_path, 16), np.rot90(picture, -1))
 
 
+def orientation(kind: int, value: bytes) -> bytes:
+    """Return EXIF data with one entry, the orientation, of a TIFF type that Pillow itself would not write."""
+    return b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHI", 0x0112, kind, 1) + value.ljust(4, b"\0") + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [(orientation(3, struct.pack(">H", value)), 5 <= value <= 8) for value in (0, 1, 5, 6, 7, 8, 9, 255)]
+    + [(orientation(2, b"7"), False), (orientation(11, struct.pack(">f", 6.5)), False)],
+    ids=["0", "1", "5", "6", "7", "8", "9", "255", "text", "fraction"],
+)
+def test_only_an_exif_orientation_that_exists_turns_an_image_and_its_tiles(
+    tmp_path: Path, exif: bytes, turned: bool
+) -> None:
+    Image.fromarray(gradient(16, 48)).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    tiles = open_source({"source": str(tmp_path), "tile": 16})
+    columns = tiles.image_ids(range(3))
+    assert columns == [f"a.jpg@{i:02d}-00" if turned else f"a.jpg@00-{i:02d}" for i in range(3)]
+    # no error, and pixels of the grid that was counted: the middle tile is the centred square of the whole
+    np.testing.assert_array_equal(tiles.load(1, 16), only(tmp_path, 16))
+    if not turned:
+        np.testing.assert_allclose(only(tmp_path, 16).astype(int), gradient(16, 48)[:, 16:32].astype(int), atol=9)
+
+
 def test_transparency_lies_on_black(tmp_path: Path) -> None:
     layer = np.full((8, 8, 4), 200, np.uint8)
     layer[..., 3] = 0
@@ -157,6 +181,27 @@ def test_ids_are_relative_sorted_and_the_same_through_a_glob(tmp_path: Path) -> 
     assert open_source(str(tmp_path / "c.webp")).image_ids([0]) == ["c.webp"]
     assert folder.describe()["digest"] != open_source(f"{tmp_path}/**/*.png").describe()["digest"]
     assert pickle.loads(pickle.dumps(folder)).image_ids([1]) == ["b/2.png"]
+
+
+def test_linked_folders_are_followed_hidden_ones_left_out_and_a_glob_agrees(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / ".home" / "photos", tmp_path / "elsewhere"
+    for path in (root / "a/1.png", root / "a/.cache/2.png", root / ".git/b/3.png", root / "4.png", elsewhere / "5.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded("PNG"))
+    (root / "linked").symlink_to(elsewhere)
+    (root / "a/up").symlink_to(root)  # two loops, and each leads through the other
+    (elsewhere / "back").symlink_to(root)
+    (root / "self").symlink_to(root / "self")
+    folder = open_source(str(root))
+    ids = folder.image_ids(range(len(folder)))
+    assert ids == ["4.png", "a/1.png", "linked/5.png"]
+    for pattern in ("**/*.png", "**"):
+        same = open_source(f"{root}/{pattern}")
+        assert same.image_ids(range(len(same))) == ids
+    one = open_source(f"{root}/*/*.png")
+    assert one.image_ids(range(len(one))) == ["a/1.png", "linked/5.png"]
+    with pytest.raises(RequestError, match="no images in"):
+        open_source(f"{root}/*/.cache/*.png")
 
 
 @pytest.mark.parametrize(

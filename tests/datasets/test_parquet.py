@@ -57,6 +57,43 @@ def test_struct_with_bytes_as_hugging_face_writes_it(tmp_path: Path) -> None:
     assert isinstance(absent, ImageError)
 
 
+@pytest.fixture
+def by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table as the ``datasets`` library makes it of a column of paths: bytes are null, and the files were there."""
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "tables"
+    (folder / "here").mkdir(parents=True)
+    paths = ["here/x.png", str(tmp_path / "x.png"), "here/gone.png"]
+    for number, path in enumerate(paths):
+        (folder / path).write_bytes(png(number))
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)  # the library takes the paths from where it runs
+        images = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image())
+        images.to_parquet(folder / "a.parquet")
+    cells = pq.read_table(folder / "a.parquet")["image"].to_pylist()
+    assert cells == [{"bytes": None, "path": path} for path in paths]
+    (folder / "here/gone.png").unlink()
+    return folder / "a.parquet"
+
+
+def test_paths_in_place_of_bytes_are_read_from_the_folder_of_the_table(by_path: Path) -> None:
+    source = pickle.loads(pickle.dumps(open_source(str(by_path))))
+    first, second, gone = source.load_batch(range(3), 8)
+    assert (value(first), value(second)) == (0, 1)
+    assert isinstance(gone, ImageError)
+    assert "No such file" in str(gone)
+
+
+def test_paths_under_which_there_is_nothing_are_one_line_before_anything_starts(by_path: Path) -> None:
+    (by_path.parent / "here/x.png").unlink()
+    (by_path.parent.parent / "x.png").unlink()
+    with pytest.raises(
+        RequestError, match=r"^data\.source: .*paths and no image bytes.*'here/x\.png'; allowed"
+    ) as caught:
+        open_source(str(by_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_only_the_row_groups_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.parquet", {"image": [png(v) for v in range(10)]})
     source = open_source(str(tmp_path))

@@ -31,9 +31,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 def photos(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of images and the same files under s3://bucket/photos."""
     folder = tmp_path_factory.mktemp("photos")
-    for i, name in enumerate(("b/2.png", "a/1.PNG", "c.jpg", "a b/ü%+.png", "notes.txt", ".hidden.png", "z.png")):
+    names = ("b/2.png", "a/1.PNG", "c.jpg", "a b/ü%+.png", "notes.txt", ".hidden.png", "z.png", "b/.cache/y/3.png")
+    for i, name in enumerate(names):
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if name.lower().endswith((".png", ".jpg")):
             Image.fromarray(np.full((20, 24, 3), 30 * i, np.uint8)).save(path)
         else:
@@ -58,7 +59,7 @@ def same(stored: Source, local: Source) -> None:
 
 def test_images_ids_and_digest_are_those_of_the_files(store: ObjectStore, photos: Path) -> None:
     stored = open_source("s3://bucket/photos/")
-    assert stored.image_ids(range(3)) == ["a b/ü%+.png", "a/1.PNG", "b/2.png"]
+    assert stored.image_ids(range(len(stored))) == ["a b/ü%+.png", "a/1.PNG", "b/2.png", "c.jpg", "z.png"]
     same(stored, open_source(str(photos)))
     same(open_source(f"file://{photos}"), open_source(str(photos)))
     same(open_source("s3://bucket/photos/c.jpg"), open_source(str(photos / "c.jpg")))
