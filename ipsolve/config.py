@@ -7,6 +7,7 @@ read as YAML too. What the names in it mean (operators, solvers, ...) is checked
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -148,10 +149,16 @@ def load_published(path: str | Path) -> Published:
 
 
 def read_mapping(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the mapping in a YAML file with ``overrides`` applied; RequestError if there is none."""
+    """Return the mapping in a YAML file with ``overrides`` applied; RequestError if there is none.
+
+    A local ``output`` has the user's home in the place of a leading ``~``, whatever kind of run it is of.
+    """
     mapping = _read_yaml(path)
     for word in overrides:
         _override(mapping, word)
+    output = mapping.get("output")
+    if isinstance(output, str) and not is_uri(output):
+        mapping["output"] = os.path.expanduser(output)  # a shell leaves the ~ of output=~/runs alone
     return mapping
 
 

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
@@ -56,6 +56,17 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Mean:
     return Mean(float(x.mean()), float(quantile * x.std(ddof=1) / math.sqrt(len(x))), len(x))
 
 
+def without_exact(values: ArrayLike) -> NDArray[np.float64]:
+    """Return (n,) values of a metric without those at +inf, the PSNR of images that are reproduced exactly.
+
+    No mean survives one of them. Where all are exact they are returned as they are, and their mean is inf. Distances
+    are no case for this: an infinite one is a failure, which a mean has to show.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    x = x[~np.isnan(x)]
+    return x if np.isposinf(x).all() else x[~np.isposinf(x)]
+
+
 def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE) -> PairedDifference:
     """Return the mean of a - b over the images that have both, with the paired t interval and test (Student 1908).
 
@@ -64,8 +75,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE
         b: (n,) the values of the same images under the other method.
         confidence: coverage of the interval.
     """
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    difference = difference[np.isfinite(difference)]
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    both = np.isfinite(x) & np.isfinite(y)  # neither missing nor infinite: inf - inf is no number
+    difference = x[both] - y[both]
     mean = mean_interval(difference, confidence)
     if mean.n < 2:
         return PairedDifference(mean.value, math.nan, math.nan, math.nan, mean.n)

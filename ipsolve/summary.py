@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
 from ipsolve.results import COUNTS, IMAGE_METRICS, RunFolder
-from ipsolve.statistics import PairedDifference, mean_interval, paired_difference
+from ipsolve.statistics import PairedDifference, mean_interval, paired_difference, without_exact
 
 SUMMARY_COLUMNS = (
     *("task", "solver", "n", "failed"),
@@ -105,13 +105,22 @@ def summarise(
         task, solver = cell
         line: dict[str, Any] = {"task": task, "solver": solver, "n": len(values), "failed": failed}
         for name in IMAGE_METRICS:
-            line[name], line[f"{name}_ci95"], _ = mean_interval(values[name])
+            own = without_exact(values[name]) if higher_is_better(name) else values[name]
+            line[name], line[f"{name}_ci95"], _ = mean_interval(own)
         line |= distances.get(cell, {})
         line["consistency"] = mean_interval(values["consistency"]).value
         line["denoiser_calls"] = values["denoiser_calls"].mean()
         line["seconds_per_image"] = values["seconds"].mean()
         table.append(line)
     return pd.DataFrame(table, columns=list(SUMMARY_COLUMNS)).astype({"fid_n": "Int64"})
+
+
+def exact_images(rows: pd.DataFrame) -> dict[Cell, int]:
+    """Return how many images have an infinite PSNR, by cell: reproduced exactly, and left out of its mean."""
+    exact = rows[np.isposinf(rows["psnr"].to_numpy(dtype=float))]
+    return {
+        (task, solver): int(n) for (task, solver), n in exact.groupby(["task", "solver"])["image_id"].nunique().items()
+    }
 
 
 def compare(

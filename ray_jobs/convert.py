@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import shutil
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,17 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def convert(checkpoint: Path, out_dir: Path, kind: WeightsKind = "raw") -> None:
-    """Write the prior folder ``out_dir`` from ``checkpoint``.
+    """Write the prior folder ``out_dir`` from ``checkpoint``, whole or not at all.
 
     Raises:
         RequestError: the checkpoint cannot be read safely or is not one that is known.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise RequestError(f"OUT_DIR: {out_dir} exists and is not an empty folder")
-    if checkpoint.is_dir():
-        _convert_folder(checkpoint, out_dir)
-    else:
-        _convert_compvis(checkpoint, out_dir, kind)
+    target = out_dir.resolve()
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")  # a sibling: renaming it is one step
+    try:
+        if checkpoint.is_dir():
+            _convert_folder(checkpoint, unfinished)
+        else:
+            _convert_compvis(checkpoint, unfinished, kind)
+        unfinished.rename(target)  # takes the place of an empty folder
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     print(f"done: use it with  prior: {{prior: {_prior_name(out_dir)}, path: {out_dir}}}")
 
 
@@ -94,7 +103,7 @@ def _convert_compvis(checkpoint: Path, out_dir: Path, kind: WeightsKind) -> None
     unet, autoencoder, scheduler = read_checkpoint(state, kind)
     for component, network in (("unet", unet), ("vqvae", autoencoder)):
         millions = sum(p.numel() for p in network.parameters()) / 1e6
-        print(f"writing {out_dir / component}: {millions:.1f} M parameters", flush=True)
+        print(f"writing {component}: {millions:.1f} M parameters", flush=True)
         _write_network(out_dir / component, network)
     _write_json(out_dir / "scheduler" / "scheduler_config.json", scheduler)
     members = {"scheduler": scheduler["_class_name"], "unet": "UNet2DModel", "vqvae": "VQModel"}
@@ -110,7 +119,7 @@ def _convert_folder(folder: Path, out_dir: Path) -> None:
     for component in components:
         source = component / f"{_WEIGHTS}.safetensors"
         state = read_state(source if source.is_file() else source.with_suffix(".bin"))
-        print(f"writing {out_dir / component.name}: {len(state)} tensors", flush=True)
+        print(f"writing {component.name}: {len(state)} tensors", flush=True)
         _write_json(out_dir / component.name / "config.json", json.loads((component / "config.json").read_text()))
         _write_weights(out_dir / component.name, state)
     _write_json(out_dir / "scheduler" / "scheduler_config.json", json.loads(schedule.read_text()))

@@ -27,6 +27,7 @@ from ipsolve.datasets import ImageError, Source, open_source
 from ipsolve.errors import RequestError
 from ipsolve.filesystems import require_local
 from ipsolve.priors.fitted_mixture import write_mixture
+from ipsolve.priors.gaussian_mixture import GaussianMixture
 from ipsolve.priors.ppca import fit_mixture
 from ipsolve.validation import build
 from ray_jobs import cli
@@ -75,6 +76,7 @@ def fit(config: FitConfig) -> int:
     print(f"{len(x)} images read in {time.monotonic() - start:.0f} s{bad}", flush=True)
     _require_enough("data.source", len(x), config)
     mixture = fit_mixture(x, config.num_components, config.rank, config.iterations, config.seed)
+    require_finite(mixture)
     how = {"data": config.data, "rank": config.rank, "iterations": config.iterations, "seed": config.seed}
     write_mixture(Path(config.output), mixture, (3, config.size, config.size), how)
     shares = ", ".join(f"{weight:.2f}" for weight in mixture.log_weights.exp().tolist())
@@ -89,6 +91,17 @@ def _require_enough(key: str, count: int, config: FitConfig) -> None:
     if count < least:
         what = f"{config.num_components} components of rank {config.rank}"
         raise RequestError(f"{key}: {count} images are too few for {what}; allowed: {least} and more")
+
+
+def require_finite(mixture: GaussianMixture) -> None:
+    """Raise RequestError where a component has no residual: its images leave nothing beyond ``rank`` directions."""
+    std = mixture.residual.sqrt()  # type: ignore[union-attr]  # NaN of a variance that rounding made negative
+    bad = int((~torch.isfinite(std)).sum())
+    if bad:
+        raise RequestError(
+            f"rank: the residual of {bad} of {len(std)} components is NaN or Inf; allowed: a smaller rank, or images "
+            "that differ more"
+        )
 
 
 def read_images(source: Source, count: int, size: int) -> tuple[Tensor, list[ImageError]]:

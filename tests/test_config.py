@@ -13,7 +13,10 @@ from ipsolve.config import Config, load_config
 from ipsolve.errors import RequestError
 from ipsolve.experiment import Experiment
 from ipsolve.metrics.features import INCEPTION
+from ipsolve.posterior.config import load_posterior_config
 from ipsolve.validation import build
+from tests.tuning.small_sweeps import mapping
+from tuning.request import load_sweep
 
 BASE: dict[str, Any] = {
     "name": "small",
@@ -223,3 +226,15 @@ def test_a_metric_without_its_weights_is_reported_with_the_way_to_get_them(
     assert trial.metrics == ["psnr"]
     assert trial.features == ["prior"]
     assert "curl" in trial.missing_metrics["lpips"]
+
+
+def test_a_local_output_may_be_in_the_home_of_its_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert load_config(path, ["output=~/runs"]).run_location == "/home/someone/runs/small"
+    for kept in ("s3://bucket/~/runs", "runs/~", "runs"):
+        assert load_config(path, [f"output={kept}"]).output == kept
+    file = path.with_name("other.yaml")
+    file.write_text(yaml.safe_dump(mapping(path.parent)))
+    assert load_sweep(file, ["output=~/runs"]).run_location == "/home/someone/runs/small"
+    posterior = Path(__file__).parents[1] / "configs" / "posterior" / "mcgdiff-small.yaml"
+    assert load_posterior_config(posterior, ["output=~/runs"]).output == "/home/someone/runs"

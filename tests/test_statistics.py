@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ipsolve.statistics import mean_interval, paired_difference
+from ipsolve.statistics import mean_interval, paired_difference, without_exact
 
 
 def test_mean_interval_is_the_student_interval() -> None:
@@ -69,3 +69,16 @@ def test_equal_methods_tie_and_swapping_flips_the_sign() -> None:
     assert forward.difference == -backward.difference
     assert forward.low == pytest.approx(-backward.high)
     assert forward.p_value == pytest.approx(backward.p_value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_exact_images_are_left_out_of_means_and_differences_and_infinite_distances_are_not() -> None:
+    assert mean_interval(without_exact([1.0, math.inf, 3.0])) == mean_interval([1.0, 3.0])
+    assert mean_interval(without_exact([math.inf, 30.0]))[::2] == (30.0, 1)
+    everything = mean_interval(without_exact([math.inf, math.inf, math.nan]))
+    assert (everything.value, everything.n) == (math.inf, 2)
+    assert math.isnan(everything.half_width)
+    a, b = [1.0, math.inf, 3.0, math.inf, 5.0], [0.0, 1.0, 2.5, math.inf, math.inf]
+    assert paired_difference(a, b) == paired_difference([1.0, 3.0], [0.0, 2.5])
+    assert mean_interval([1.0, math.inf]).value == math.inf
+    assert math.isnan(mean_interval(without_exact([1.0, -math.inf, math.nan])).half_width)

@@ -24,6 +24,9 @@ from ipsolve.registry import did_you_mean
 from ipsolve.results import COUNTS, IMAGE_METRICS
 
 COLUMNS = {name: name for name in (*IMAGE_METRICS, "consistency", *COUNTS)} | {"seconds_per_image": "seconds"}
+# An image that is reproduced exactly has an infinite PSNR, which no mean survives, and leaving it out would rank the
+# trial by its harder images alone. It counts as the rounding of float32, which no other image is above.
+CEILINGS = {"psnr": 150.0}
 Mode = Literal["max", "min"]
 Rows = Mapping[str, pd.DataFrame]  # by task, a row per image, indexed by image id
 
@@ -67,7 +70,10 @@ class Objective:
         return pd.concat(values, axis=1).mean(axis=1, skipna=False)
 
     def _sum(self, rows: pd.DataFrame) -> pd.Series:
-        parts = [weight * rows[COLUMNS[name]].astype(float) for name, weight in self.weights.items()]
+        parts = [
+            weight * rows[COLUMNS[name]].astype(float).clip(upper=CEILINGS.get(name))
+            for name, weight in self.weights.items()
+        ]
         return pd.concat(parts, axis=1).sum(axis=1, skipna=False)
 
 

@@ -13,8 +13,9 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from ipsolve.experiment import Experiment
+from ipsolve.metrics import METRICS
 from ipsolve.results import RunFolder
-from ipsolve.statistics import mean_interval
+from ipsolve.statistics import mean_interval, without_exact
 from tuning.dimensions import Choice
 from tuning.ledger import COMPLETE, DIVERGED, REFERENCE, Ledger, state_of
 from tuning.objective import COLUMNS
@@ -69,7 +70,9 @@ def _row(sweep: Sweep, trial: FrozenTrial, scores: Scores, counted: dict[str, se
             row[name], row[f"{name}_ci95"], _ = mean_interval(values)
     for task, table in rows.items():
         for column in dict.fromkeys(name for objective in sweep.objectives for name in objective.weights):
-            row[f"{task}.{column}"] = float(table[COLUMNS[column]].astype(float).mean())
+            values = table[COLUMNS[column]].astype(float)
+            exact = column in METRICS and METRICS[column].higher_is_better
+            row[f"{task}.{column}"] = mean_interval(without_exact(values) if exact else values).value
     return row
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,7 +51,7 @@ def draw_figures(view: RunView) -> dict[str, str]:
                 side = "right" if higher_is_better(metric) else "left"
                 label = f"{metric.upper()} minus {view.config.baseline}{' [dB]' if metric == 'psnr' else ''}"
                 drawn[f"forest_{metric}"] = svg(forest(view, table, f"{label} ({side} of zero is better)"))
-        if view.summary["psnr"].notna().any():
+        if np.isfinite(view.summary["psnr"]).any():  # an infinite one has no place on an axis
             calls = view.rows.assign(calls=view.rows[list(COUNTS)].sum(axis=1))
             drawn["cost_seconds"] = svg(_cost(view, _cell_means(view.rows, "seconds"), "seconds per image"))
             label = "network calls per image (forward and backward)"
@@ -143,7 +144,7 @@ def _cost(view: RunView, cost: pd.Series, label: str) -> Figure:
     figure = Figure(figsize=(max(2.7 * columns, 4) + 0.4, 2.4 * rows + 0.9), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for axes, task in zip(grid.flat, view.tasks, strict=False):
-        own = view.summary[(view.summary["task"] == task) & view.summary["psnr"].notna()]
+        own = view.summary[(view.summary["task"] == task) & np.isfinite(view.summary["psnr"])]
         for row in own.to_dict("records"):
             axes.errorbar(
                 cost[task, row["solver"]],

@@ -103,6 +103,14 @@ def best_solver(own: pd.DataFrame, column: Column) -> str | None:
     return str(values["solver"][chosen.idxmax() if column.better > 0 else chosen.idxmin()])
 
 
+def tied(view: TableView, task: str, metric: str, solver: str, other: str) -> bool:
+    """Return whether the paired interval of two solvers holds zero."""
+    means = view.summary[view.summary["task"] == task].set_index("solver")[metric]
+    if math.isinf(means[solver]) != math.isinf(means[other]):  # exact on all images: no pair is finite, and no tie
+        return False
+    return view.pairs.difference(task, metric, solver, other).tie
+
+
 def _entry(view: TableView, task: str, row: dict[str, Any], column: Column, best: str | None) -> Entry:
     value, solver = row[column.key], row["solver"]
     if not present(value):
@@ -112,7 +120,7 @@ def _entry(view: TableView, task: str, row: dict[str, Any], column: Column, best
         best not in (None, solver)
         and solver not in view.unranked
         and column.key in view.pairs.metrics
-        and view.pairs.difference(task, column.key, solver, str(best)).tie
+        and tied(view, task, column.key, solver, str(best))
     )
     shown = f"± {number(margin, column.decimals)}" if present(margin) else ""
     return Entry(number(value, column.decimals), shown, float(value), best == solver, tie)
@@ -139,7 +147,7 @@ def headline(view: RunView, task: str) -> Headline | None:
     margin = f" ± {number(row['psnr_ci95'], 2)}" if present(row["psnr_ci95"]) else ""
     figure = f"{number(row['psnr'], 2)}{margin} dB over {row['n']} image{'s' if row['n'] != 1 else ''}"
     rivals = [name for name in own["solver"] if name != best]
-    ties = [name for name in rivals if view.pairs.difference(task, "psnr", best, name).tie]
+    ties = [name for name in rivals if tied(view, task, "psnr", best, name)]
     return Headline(task, best, figure, _against(view, task, best), ties)
 
 

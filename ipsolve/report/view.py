@@ -14,7 +14,7 @@ from ipsolve.config import Config, Published, RunConfig, load_published
 from ipsolve.errors import RequestError
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
 from ipsolve.results import RESULTS, RunFolder
-from ipsolve.summary import Cell, Pairs, Summary, read_failures, read_rows, write_summary
+from ipsolve.summary import Cell, Pairs, Summary, exact_images, read_failures, read_rows, write_summary
 from ipsolve.validation import build
 
 
@@ -118,7 +118,15 @@ def open_run(
     tables = summary or write_summary(run, cells, config.baseline, image_ids)
     provenance = run.read_json("provenance.json")
     published, notes = _published(config.published)
+    notes += _exact(rows)
     return RunView(run, config, text, provenance, tables.summary, tables.comparisons, rows, failures, published, notes)
+
+
+def _exact(rows: pd.DataFrame) -> list[str]:
+    cells = [f"{n} by {solver} on {task}" for (task, solver), n in exact_images(rows).items()]
+    if not cells:
+        return []
+    return [f"images reproduced exactly, left out of mean PSNR and its differences: {', '.join(cells)}"]
 
 
 def _published(path: str | None) -> tuple[Published | None, list[str]]:

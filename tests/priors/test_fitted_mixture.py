@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +17,7 @@ from ipsolve.priors import load_prior, prior_summary
 from ipsolve.priors.fitted_mixture import WEIGHTS
 from ipsolve.priors.ppca import fit_mixture
 from ipsolve.randomness import ImageRng
-from ray_jobs.fit_mixture import main
+from ray_jobs.fit_mixture import main, require_finite
 
 D, RANK, NOISE = 30, 2, 0.1
 
@@ -111,3 +113,31 @@ def test_images_that_cannot_be_read_are_said_and_do_not_count(
     assert all(torch.isfinite(values).all() for values in load_file(folder / WEIGHTS).values())
     assert main([str(config), "rank=6"]) == 2  # enough files, too few images
     assert "data.source: 11 images are too few" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e-9])
+def test_a_residual_that_is_no_number_is_refused(value: float) -> None:
+    mixture = fit_mixture(two_clusters(400)[0], num_components=2, rank=RANK, iterations=1)
+    require_finite(mixture)
+    with pytest.raises(RequestError, match=r"^rank: the residual of 1 of 2 components is NaN or Inf; allowed: [^\n]*$"):
+        require_finite(replace(mixture, residual=torch.tensor([value, 0.1], dtype=torch.float64)))
+
+
+def test_images_of_fewer_directions_than_the_rank_give_a_prior_or_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plain colours have three directions: what is left is rounding, of either sign."""
+    for seed in range(8):
+        images, folder, config = (tmp_path / f"{name}{seed}" for name in ("images", "prior", "fit"))
+        images.mkdir()
+        for i, colour in enumerate(np.random.default_rng(seed).integers(0, 256, (40, 3)).tolist()):
+            Image.new("RGB", (16, 16), tuple(colour)).save(images / f"{i:02}.png")
+        config.write_text(f"{{output: '{folder}', data: {{source: '{images}'}}, size: 16, num_components: 1, rank: 8}}")
+        code = main([str(config)])
+        error = capsys.readouterr().err
+        assert folder.exists() == (code == 0)
+        if code:
+            assert error.startswith("error: rank: the residual of 1 of 1 components is NaN or Inf")
+            assert error.count("\n") == 1
+        else:
+            assert torch.isfinite(load_file(folder / WEIGHTS)["residual"].sqrt()).all()

@@ -127,3 +127,21 @@ def test_requests_that_cannot_be_met(tmp_path: Path, state: State, capsys: pytes
     assert not (tmp_path / "prior").exists()
     assert "OUT_DIR: must be a local folder" in fails(capsys, tmp_path / "raw.safetensors", "s3://bucket/prior")
     assert "not an empty folder" in fails(capsys, tmp_path / "raw.safetensors", tmp_path)
+
+
+def test_a_conversion_that_fails_half_way_leaves_nothing(
+    tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(state, tmp_path / "model.safetensors")
+    main([str(tmp_path / "model.safetensors"), str(tmp_path / "source")])
+    (tmp_path / "source" / "vqvae" / "diffusion_pytorch_model.safetensors").write_text("damaged")
+    capsys.readouterr()
+    into = tmp_path / "into"
+    into.mkdir()
+    assert "cannot be read" in fails(capsys, tmp_path / "source", into / "prior")  # the UNet was written before
+    assert list(into.iterdir()) == []
+    (into / "empty").mkdir(mode=0o750)
+    assert "cannot be read" in fails(capsys, tmp_path / "source", into / "empty")
+    assert [list(path.iterdir()) for path in into.iterdir()] == [[]]
+    assert main([str(tmp_path / "model.safetensors"), str(into / "empty")]) == 0  # an empty folder is filled
+    assert [path.name for path in into.iterdir()] == ["empty"]
