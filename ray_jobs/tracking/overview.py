@@ -130,7 +130,8 @@ def _stands_out(row: Row, rows: Sequence[Row], config: Mapping[str, Any], headli
 
 def _table(rows: Sequence[Row]) -> str:
     columns = [name for name in SHOWN if any(row.get(name) for row in rows)]
-    lines = [["task", "solver", "n", "failed", *columns], ["---", "---", *["---:"] * (2 + len(columns))]]
+    titles = ["s/image" if name == "seconds_per_image" else name for name in columns]
+    lines = [["task", "solver", "n", "failed", *titles], ["---", "---", *["---:"] * (2 + len(columns))]]
     lines += [[row["task"], row["solver"], row["n"], row["failed"], *(_entry(row, c) for c in columns)] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -139,7 +140,8 @@ def _entry(row: Row, column: str) -> str:
     if not row.get(column):
         return ""
     width = row.get(f"{column}_ci95")
-    return f"{float(row[column]):.4g}" + (f" ± {float(width):.2g}" if width else "")
+    # no-break spaces: MLflow's page is narrow, and breaks a figure into three lines
+    return f"{float(row[column]):.4g}" + (f"\u00a0±\u00a0{float(width):.2g}" if width else "")
 
 
 def _user() -> str:

@@ -24,6 +24,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
+SECONDS_UNTIL_AN_AGENT = 120.0
 JOB = ("python", "-m", "ray_jobs.evaluate")
 
 
@@ -69,7 +70,14 @@ class Head:
         else:
             options += ["--runtime-env-json", json.dumps({"env_vars": {"PYTHONPATH": str(ROOT)}})]
         options += ["--metadata-json", json.dumps({"git_commit": "the one submitted"})]
-        return self.ray("job", "submit", *options, *([] if wait else ["--no-wait"]), "--", *words)
+        command = ("job", "submit", *options, *([] if wait else ["--no-wait"]), "--", *words)
+        done = self.ray(*command)
+        deadline = time.monotonic() + SECONDS_UNTIL_AN_AGENT
+        # a head answers before the agent of its node is up, which takes a busy machine longer; nothing was submitted
+        while "No available agent to submit job" in done.stderr and time.monotonic() < deadline:
+            time.sleep(2)
+            done = self.ray(*command)
+        return done
 
     def get(self, path: str) -> Any:
         """Return what the job server answers."""

@@ -158,7 +158,7 @@ def test_a_parent_has_what_a_table_needs(tmp_path: Path) -> None:
     assert parent.data.metrics["seconds"] == pytest.approx(sum(row.n * row.seconds_per_image for row in rows.values()))
     note = parent.data.tags["mlflow.note.content"]
     assert f"python -m ray_jobs.evaluate {run.root}/config.yaml" in note
-    assert all(f"| sr4 | {solver} | 5 | 0 | {row.psnr:.4g} ± " in note for solver, row in rows.items())
+    assert all(f"| sr4 | {solver} | 5 | 0 | {row.psnr:.4g}\u00a0±" in note for solver, row in rows.items())
     for each in (parent, *children.values()):
         assert each.data.tags["mlflow.source.name"] == "python -m ray_jobs.evaluate"
         assert each.data.tags["mlflow.user"]
