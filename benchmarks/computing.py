@@ -68,9 +68,9 @@ def rate(config: dict[str, Any]) -> float:
 
     os.environ.pop("RAY_ADDRESS", None)
     from benchmarks.pipeline import reports
-    from ipsolve.config import Config
-    from ipsolve.experiment import Experiment
-    from ipsolve.validation import build
+    from ipsolve.requests.validation import build
+    from ipsolve.runs.config import Config
+    from ipsolve.runs.experiment import Experiment
 
     experiment = Experiment.of(build(Config, config, "config"))
     reference, count = experiment.reference_cell.hash, config["compute"]["num_actors"]

@@ -19,13 +19,13 @@ import torch
 
 from benchmarks.harness import Options, Row, cores, in_process, say
 from benchmarks.problem import PRIOR, SEED, SR4
-from ipsolve.config import Config
 from ipsolve.conventions import from_uint8
-from ipsolve.experiment import Experiment
-from ipsolve.measurement import measure
 from ipsolve.metrics import METRICS
+from ipsolve.problem import measure
 from ipsolve.randomness import image_rng
-from ipsolve.validation import build
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Config
+from ipsolve.runs.experiment import Experiment
 
 Mapping = dict[str, Any]
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.harness import Options, Row, Skipped, cores, say, take_turns
 from ipsolve.priors import Execution, LatentPrior
-from ipsolve.priors.ldm_vq4 import random_init
+from ipsolve.priors.networks.ldm_vq4 import random_init
 
 
 def rows(options: Options) -> list[Row]:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from ipsolve.experiment import Experiment
-from ray_jobs.pipeline.execute import execute
+from ipsolve.runs.experiment import Experiment
+from ray_jobs.pipeline.cluster.allocation import plan_share
 from ray_jobs.pipeline.plan import Plan
-from ray_jobs.pipeline.reading import load
-from ray_jobs.pipeline.share import plan_share
-from ray_jobs.pipeline.workload import Workload
+from ray_jobs.pipeline.stages.execute import execute
+from ray_jobs.pipeline.stages.reading import load
+from ray_jobs.pipeline.stages.workload import Workload
 
 
 def reports(experiment: Experiment, seconds: Mapping[str, float] | None = None) -> Iterator[dict[str, Any]]:

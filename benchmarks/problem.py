@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ipsolve.conventions import from_uint8
 from ipsolve.datasets.portraits import Portraits
-from ipsolve.measurement import Measurement, measure
 from ipsolve.operators.base import Operator
 from ipsolve.operators.tasks import parse_task
+from ipsolve.problem import Measurement, measure
 from ipsolve.randomness import ImageRng, image_rng
 
 PRIOR = {"prior": "latent", "path": "builtin:portraits-64"}

@@ -19,8 +19,8 @@ from ipsolve.conventions import squared_norm
 from ipsolve.operators.base import LinearOperator
 from ipsolve.priors import load_prior
 from ipsolve.solvers import parse_solver
-from ipsolve.solvers.hard_consistency import fit_pixels
-from ipsolve.solvers.likelihood import Likelihood
+from ipsolve.solvers.steps.hard_consistency import fit_pixels
+from ipsolve.solvers.steps.likelihood import Likelihood
 
 INPAINTING = {"operator": "random_inpainting", "noise_std": 0.01}
 # image size: batch, and the kernels that belong to it

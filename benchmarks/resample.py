@@ -17,9 +17,9 @@ from benchmarks.harness import Options, Row, clock, say
 from benchmarks.problem import BOX, PRIOR, SR4, problem
 from ipsolve.metrics.fidelity import Psnr
 from ipsolve.priors import MeteredPrior, load_prior
+from ipsolve.runs.statistics import mean_interval, paired_difference
 from ipsolve.solvers import parse_solver
-from ipsolve.statistics import mean_interval, paired_difference
-from ray_jobs.pipeline.memory import keep_freed_memory
+from ray_jobs.pipeline.stages.malloc import keep_freed_memory
 
 TASKS = {"sr4": SR4, "box": BOX}
 OFFICIAL = {"solver": "resample", "preset": "official"}

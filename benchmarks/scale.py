@@ -54,9 +54,9 @@ def run(folder: Path, actors: int, cost: Mapping[str, float], images: int, known
 
     from benchmarks.faults.solvers import Slow
     from benchmarks.pipeline import reports
-    from ipsolve.config import Config
-    from ipsolve.experiment import Experiment
-    from ipsolve.validation import build
+    from ipsolve.requests.validation import build
+    from ipsolve.runs.config import Config
+    from ipsolve.runs.experiment import Experiment
 
     logs = {name: folder / "calls" / name for name in cost}
     for log in logs.values():

@@ -16,11 +16,11 @@ import torch
 from benchmarks.harness import Options, Row, clock, say, take_turns
 from benchmarks.problem import PRIOR, SR4, Problem, problem
 from benchmarks.timed_prior import TimedPrior
-from ipsolve.errors import RequestError
 from ipsolve.operators.tasks import parse_task
 from ipsolve.priors import Prior, load_prior
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import field_names
 from ipsolve.solvers import SOLVERS, Solver, parse_solver
-from ipsolve.validation import field_names
 
 REDUCED = {"num_steps": 20, "latent_iterations": 10, "pixel_iterations": 50}
 QUICK = {"num_steps": 2, "latent_iterations": 1, "pixel_iterations": 2}

@@ -36,9 +36,9 @@ def measure(folder: str, images: int, files: int) -> Row:
     """Evaluate the images below a folder in this process."""
     os.environ.pop("RAY_ADDRESS", None)
     from benchmarks.pipeline import reports
-    from ipsolve.config import Config
-    from ipsolve.experiment import Experiment
-    from ipsolve.validation import build
+    from ipsolve.requests.validation import build
+    from ipsolve.runs.config import Config
+    from ipsolve.runs.experiment import Experiment
     from ray_jobs.evaluate import evaluate
 
     start = time.perf_counter()

@@ -159,8 +159,8 @@ ssh "${quiet[@]}" root@127.0.0.2 'bash -ic "ray stop"' &> "$work/stop.log" || tr
 step "down, no Ray process left; the job ended with $code, and the run says:"
 python - "$config" "${overrides[@]}" << 'PYTHON'
 import pathlib, sys
-from ipsolve.config import load_config
-from ipsolve.errors import RequestError
+from ipsolve.runs.config import load_config
+from ipsolve.requests.errors import RequestError
 try:
     status = pathlib.Path(load_config(sys.argv[1], sys.argv[2:]).run_location, "status.json")
     print(status.read_text() if status.exists() else f"{status} is not there")

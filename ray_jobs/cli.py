@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import reason
-from ipsolve.results import RunFolder
-from ipsolve.secrets import redact
+from ipsolve.files.filesystems import reason
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.secrets import redact
+from ipsolve.runs.results import RunFolder
 
 COMPLETE, FAILED, WRONG_REQUEST, SOME_IMAGES_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 

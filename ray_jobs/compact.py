@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from ray_jobs import cli
-from ray_jobs.pipeline.alone import alone
-from ray_jobs.pipeline.upkeep import compact, rows_of, settle
+from ray_jobs.pipeline.folder.lock import alone
+from ray_jobs.pipeline.folder.tidy import compact, rows_of, settle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import require_local
-from ipsolve.priors.compvis import WeightsKind, read_checkpoint
+from ipsolve.files.filesystems import require_local
+from ipsolve.priors.networks.compvis import WeightsKind, read_checkpoint
+from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
 
 _WEIGHTS = "diffusion_pytorch_model"

@@ -20,21 +20,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ipsolve.config import load_config
-from ipsolve.errors import RequestError
-from ipsolve.experiment import Experiment
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
 from ipsolve.report import console_table, open_run, write_report
-from ipsolve.results import FAILURES, RESULTS, SUPERSEDED, RunFolder, cell_of
-from ipsolve.summary import write_summary
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.config import load_config
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import FAILURES, RESULTS, SUPERSEDED, RunFolder, cell_of
+from ipsolve.runs.summary import write_summary
 from ray_jobs import cli
-from ray_jobs.pipeline.aggregate import gaps
+from ray_jobs.pipeline.folder.finish import gaps
+from ray_jobs.pipeline.folder.tidy import is_damage
 from ray_jobs.pipeline.job import Job, dry_run, run_job
 from ray_jobs.pipeline.listing import absent_metrics, list_registered
-from ray_jobs.pipeline.reading import load
-from ray_jobs.pipeline.upkeep import is_damage
-from ray_jobs.pipeline.worker import Loader, Work
-from ray_jobs.pipeline.workload import Workload
+from ray_jobs.pipeline.stages.reading import load
+from ray_jobs.pipeline.stages.worker import Loader, Work
+from ray_jobs.pipeline.stages.workload import Workload
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,15 +21,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.config import Seed, read_mapping
 from ipsolve.conventions import from_uint8
 from ipsolve.datasets import ImageError, Source, open_source
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import require_local
-from ipsolve.priors.fitted_mixture import write_mixture
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.ppca import fit_mixture
-from ipsolve.validation import build
+from ipsolve.files.filesystems import require_local
+from ipsolve.priors.mixtures.fitted_mixture import write_mixture
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.ppca import fit_mixture
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Seed, read_mapping
 from ray_jobs import cli
 
 BATCH = 64
@@ -43,7 +43,7 @@ class FitConfig:
         output: the prior folder to write.
         data: ``source`` and what else it takes; ``limit`` is the number of images.
         size: their height and width.
-        num_components, rank, iterations, seed: see :func:`ipsolve.priors.ppca.fit_mixture`.
+        num_components, rank, iterations, seed: see :func:`ipsolve.priors.mixtures.ppca.fit_mixture`.
     """
 
     output: str

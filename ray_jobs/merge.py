@@ -19,14 +19,14 @@ from typing import Any
 
 import yaml
 
-from ipsolve.errors import RequestError
-from ipsolve.results import FAILURES, RESULTS, RunFolder, cell_of
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.results import FAILURES, RESULTS, RunFolder, cell_of
 from ray_jobs import cli
-from ray_jobs.pipeline import provenance
-from ray_jobs.pipeline.alone import alone
-from ray_jobs.pipeline.joining import check_cells, join_configs
-from ray_jobs.pipeline.storage import file_name
-from ray_jobs.pipeline.upkeep import Index, compact, rows_of, scan, settle
+from ray_jobs.pipeline.folder import provenance
+from ray_jobs.pipeline.folder.batches import file_name
+from ray_jobs.pipeline.folder.lock import alone
+from ray_jobs.pipeline.folder.merge import check_cells, join_configs
+from ray_jobs.pipeline.folder.tidy import Index, compact, rows_of, scan, settle
 from ray_jobs.report import rebuild
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from ipsolve.posterior.config import load_posterior_config
 from ipsolve.posterior.experiment import PosteriorExperiment
 from ipsolve.posterior.report import console_table, open_run, write_report
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.pipeline.job import Job, dry_run, run_job
-from ray_jobs.pipeline.sampler import SamplingWork, loader
-from ray_jobs.pipeline.worker import Loader, Work
+from ray_jobs.pipeline.posterior_evaluator import SamplingWork, loader
+from ray_jobs.pipeline.stages.worker import Loader, Work
 
 
 class PosteriorJob(Job):

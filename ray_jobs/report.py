@@ -16,12 +16,12 @@ import pyarrow as pa
 import yaml
 
 from ipsolve import report
-from ipsolve.errors import RequestError
 from ipsolve.posterior import report as posterior_report
 from ipsolve.report.view import read_text
-from ipsolve.results import RunFolder
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline.upkeep import is_damage, rows_of, scan
+from ray_jobs.pipeline.folder.tidy import is_damage, rows_of, scan
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ipsolve.errors import RequestError
-from ipsolve.results import RunFolder
+from ipsolve.evaluation.isolation import one_line
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline.isolation import one_line
 from ray_jobs.tracking import overview
 from ray_jobs.tracking.described import describe
 from ray_jobs.tracking.store import Memory, client_of, digest, experiment_of, log, store_of, twice

@@ -20,10 +20,10 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from ipsolve.datasets import open_source
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import require_local
+from ipsolve.files.filesystems import require_local
+from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
-from ray_jobs.pipeline.cluster import keep_to_loopback
+from ray_jobs.pipeline.cluster.connection import keep_to_loopback
 from ray_jobs.training.autoencoder import train_autoencoder
 from ray_jobs.training.config import TrainingConfig, load_config
 from ray_jobs.training.diffusion import train_unet

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 
 from ipsolve.metrics import METRICS
-from ipsolve.results import FAILURE_SCHEMA, REFERENCE_SCHEMA, RESULT_SCHEMA
+from ipsolve.runs.results import FAILURE_SCHEMA, REFERENCE_SCHEMA, RESULT_SCHEMA
 
 FEATURE_DIM, INCEPTION_DIM = 16, 24  # small stand-ins for 512 and 2048
 # the quality of a made-up solver: its blur in pixels, its noise on [0, 1], its cost

@@ -9,12 +9,12 @@ import fsspec
 import pytest
 import yaml
 
-from ipsolve.config import Config, load_config
-from ipsolve.errors import RequestError
-from ipsolve.experiment import Experiment
 from ipsolve.metrics.features import INCEPTION
 from ipsolve.posterior.config import load_posterior_config
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Config, load_config
+from ipsolve.runs.experiment import Experiment
 from tests.tuning.small_sweeps import mapping
 from tuning.request import load_sweep
 

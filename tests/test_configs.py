@@ -8,10 +8,10 @@ import pytest
 import skimage
 import sklearn
 
-from ipsolve.config import load_config, read_mapping
 from ipsolve.datasets import ImageError
-from ipsolve.errors import RequestError
-from ipsolve.experiment import Experiment
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.config import load_config, read_mapping
+from ipsolve.runs.experiment import Experiment
 from ipsolve.solvers import parse_solver
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -23,7 +23,7 @@ torch.testing.assert_close(A.forward(A.prox(x, y)), y)
 """,
     "solvers/half_quadratic.py": """
 from ipsolve.operators import parse_task
-from ipsolve.measurement import consistency, measure
+from ipsolve.problem import consistency, measure
 from ipsolve.priors import load_prior
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import SOLVERS

@@ -11,11 +11,11 @@ import fsspec
 import pyarrow.fs as pafs
 import pytest
 
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import join, open_location, patiently
-from ipsolve.folder import Folder
-from ipsolve.results import RunFolder
-from ray_jobs.pipeline.upkeep import compact, tidy
+from ipsolve.files.filesystems import join, open_location, patiently
+from ipsolve.files.folder import Folder
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.results import RunFolder
+from ray_jobs.pipeline.folder.tidy import compact, tidy
 from tests.ray_jobs.small_runs import do, experiment
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +114,7 @@ def test_what_cannot_be_opened_is_one_line(location: str, message: str) -> None:
 
 FULL_DISK = """
 import resource, signal, sys
-from ipsolve.folder import Folder
+from ipsolve.files.folder import Folder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # a file can grow to 1000 bytes, as on a disk that is full
 Folder(sys.argv[1]).write(sys.argv[1] + "/results/a.parquet", bytes(100_000))
@@ -131,7 +131,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 import pyarrow.fs
-from ipsolve.folder import Folder
+from ipsolve.files.folder import Folder
 folder = Folder(sys.argv[1])
 class Dying:
     type_name = "local"

@@ -13,7 +13,7 @@ import pytest
 from ipsolve.metrics import METRICS, SET_METRICS
 from ipsolve.operators import NOISES, OPERATORS
 from ipsolve.priors import PRIORS
-from ipsolve.results import FAILURES, REFERENCES, RESULTS
+from ipsolve.runs.results import FAILURES, REFERENCES, RESULTS
 from ipsolve.solvers import SOLVERS
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as pds
 import pytest
 
-from ipsolve.results import FAILURE_SCHEMA, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder, cell_of, feature_matrix
+from ipsolve.runs.results import FAILURE_SCHEMA, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder, cell_of, feature_matrix
 
 DIM = 6
 

@@ -14,18 +14,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from benchmarks.faults.solvers import Faulty
-from ipsolve.config import Config
-from ipsolve.errors import RequestError
+from ipsolve.evaluation.isolation import one_line
 from ipsolve.posterior.config import PosteriorConfig
 from ipsolve.report import build_report
-from ipsolve.results import RunFolder
-from ipsolve.secrets import redact, redact_all, refuse_secrets
-from ipsolve.summary import write_summary
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.secrets import redact, redact_all, refuse_secrets
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Config
+from ipsolve.runs.results import RunFolder
+from ipsolve.runs.summary import write_summary
 from ray_jobs import cli, track
-from ray_jobs.pipeline import provenance
-from ray_jobs.pipeline.fate import run_to_end
-from ray_jobs.pipeline.isolation import one_line
+from ray_jobs.pipeline.folder import provenance
+from ray_jobs.pipeline.folder.status import run_to_end
 from tests.ray_jobs.small_runs import do, experiment, mapping
 
 TOKEN = "hf_qXvR71/+not=a.real-token"

@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ipsolve.config import Config
-from ipsolve.errors import RequestError
 from ipsolve.report import build_report
-from ipsolve.results import RunFolder
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Config
+from ipsolve.runs.results import RunFolder
 from ray_jobs import track
 from ray_jobs.cli import printable
-from ray_jobs.pipeline.storage import Failure, Storage, file_name
-from ray_jobs.pipeline.upkeep import tidy
+from ray_jobs.pipeline.folder.batches import Failure, Storage, file_name
+from ray_jobs.pipeline.folder.tidy import tidy
 from ray_jobs.training.config import parse_config
 from tests.ray_jobs.small_runs import do, experiment, mapping
 from tests.ray_jobs.test_track import finish
@@ -146,7 +146,7 @@ def dangers_in(text: str) -> list[str]:
             or words.get("allow_pickle", "False") != "False"
             or words.get("shell", "False") != "False"
             or words.get("trust_remote_code", "False") != "False"
-            # _Loader is a SafeLoader: ipsolve/config.py
+            # _Loader is a SafeLoader: ipsolve/runs/config.py
             or (name == "yaml.load" and words.get("Loader") != "_Loader")
             or (name.startswith("yaml.") and last in ("load_all", "unsafe_load", "full_load"))
             or name in ("os.system", "os.popen", "eval", "exec", "pd.read_pickle", "torch.jit.load", "torch.hub.load")

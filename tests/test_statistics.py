@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ipsolve.statistics import mean_interval, paired_difference, without_exact
+from ipsolve.runs.statistics import mean_interval, paired_difference, without_exact
 
 
 def test_mean_interval_is_the_student_interval() -> None:

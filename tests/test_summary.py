@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from ipsolve.metrics.distances import frechet_distance, kernel_distance, moments
-from ipsolve.results import RunFolder, feature_matrix
-from ipsolve.statistics import mean_interval
-from ipsolve.summary import (
+from ipsolve.runs.results import RunFolder, feature_matrix
+from ipsolve.runs.statistics import mean_interval
+from ipsolve.runs.summary import (
     COMPARISON_COLUMNS,
     SUMMARY_COLUMNS,
     Pairs,

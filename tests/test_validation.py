@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.errors import RequestError
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})

@@ -15,8 +15,8 @@ from ray.tune import Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ipsolve.secrets import redact
-from ray_jobs.pipeline.isolation import BrokenDeviceError, one_line
+from ipsolve.evaluation.isolation import BrokenDeviceError, one_line
+from ipsolve.requests.secrets import redact
 from tuning.ledger import Ledger
 from tuning.problem import Report
 

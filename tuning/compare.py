@@ -16,10 +16,10 @@ from operator import attrgetter
 
 import pandas as pd
 
-from ipsolve.config import read_mapping
-from ipsolve.errors import RequestError
-from ipsolve.results import RunFolder
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import read_mapping
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from tuning.config import SweepConfig
 from tuning.ledger import COMPLETE

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.config import Name, RunName, Seed, Tracking
 from ipsolve.metrics.base import Weights
-from ipsolve.priors.unet import Precision
+from ipsolve.priors.networks.unet import Precision
+from ipsolve.runs.config import Name, RunName, Seed, Tracking
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})

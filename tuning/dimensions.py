@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from optuna.trial import BaseTrial
 
-from ipsolve.errors import RequestError
-from ipsolve.registry import did_you_mean
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import did_you_mean
 
 Parameters = dict[str, Any]  # what Optuna sees, by name
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import NullFormatter
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from ray_jobs.pipeline.isolation import one_line
+from ipsolve.evaluation.isolation import one_line
 from tuning.ledger import COMPLETE, STOPPED, Ledger, state_of
 from tuning.objective import Objective
 from tuning.problem import Scores

@@ -18,7 +18,7 @@ from ipsolve.datasets.listed import LocalFiles
 from ipsolve.datasets.portraits import Portraits
 from ipsolve.datasets.tiles import TiledImages
 from ipsolve.datasets.window import Window
-from ipsolve.experiment import Experiment
+from ipsolve.runs.experiment import Experiment
 
 MOST_COMPARED = 1000  # images of the evaluation by their pixels: some seconds, before a search of hours
 _BATCH = 64

@@ -18,9 +18,9 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from ipsolve.errors import RequestError
-from ipsolve.results import RunFolder
-from ray_jobs.pipeline.worker import MAX_DEATHS
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.results import RunFolder
+from ray_jobs.pipeline.stages.worker import MAX_DEATHS
 from tuning.dimensions import Choice, Parameters
 from tuning.problem import Report
 from tuning.request import Sweep

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ipsolve.errors import RequestError
 from ipsolve.metrics import METRICS, SET_METRICS
-from ipsolve.registry import did_you_mean
-from ipsolve.results import COUNTS, IMAGE_METRICS
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import did_you_mean
+from ipsolve.runs.results import COUNTS, IMAGE_METRICS
 
 COLUMNS = {name: name for name in (*IMAGE_METRICS, "consistency", *COUNTS)} | {"seconds_per_image": "seconds"}
 # An image that is reproduced exactly has an infinite PSNR, which no mean survives, and leaving it out would rank the

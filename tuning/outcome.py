@@ -12,10 +12,10 @@ import pyarrow as pa
 import yaml
 from optuna.trial import FrozenTrial
 
-from ipsolve.experiment import Experiment
 from ipsolve.metrics import METRICS
-from ipsolve.results import RunFolder
-from ipsolve.statistics import mean_interval, without_exact
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import RunFolder
+from ipsolve.runs.statistics import mean_interval, without_exact
 from tuning.dimensions import Choice
 from tuning.ledger import COMPLETE, DIVERGED, REFERENCE, Ledger, state_of
 from tuning.objective import COLUMNS

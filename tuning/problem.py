@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from ipsolve.cells import Cell
-from ipsolve.experiment import Experiment
-from ipsolve.results import COUNTS, IMAGE_METRICS, RunFolder
+from ipsolve.runs.cells import Cell
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import COUNTS, IMAGE_METRICS, RunFolder
 from ipsolve.solvers import parse_solver
-from ray_jobs.pipeline.storage import file_name
+from ray_jobs.pipeline.folder.batches import file_name
 from tuning.objective import Objective
 
 TRIAL = "trial"  # the name of the solver in the cells of all trials: their hash is of settings alone

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 import ipsolve.report.page
 from ipsolve.report.tables import number
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 from tuning.figures import draw_figures
 from tuning.ledger import REFERENCE, Ledger
 from tuning.outcome import best_trials, objective_columns

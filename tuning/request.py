@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ipsolve.cells import at, describe
-from ipsolve.config import Compute, Config, read_mapping
 from ipsolve.datasets import ImageError
-from ipsolve.errors import RequestError
-from ipsolve.experiment import Experiment
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
+from ipsolve.runs.cells import at, describe
+from ipsolve.runs.config import Compute, Config, read_mapping
+from ipsolve.runs.experiment import Experiment
 from ipsolve.solvers import Solver, parse_solver
-from ipsolve.validation import build
 from tuning.config import SweepConfig
 from tuning.leakage import shared_image
 from tuning.objective import Objective, parse_objectives

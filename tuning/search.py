@@ -6,9 +6,9 @@ import logging
 import os
 from typing import Any
 
-from ray_jobs.pipeline import cluster
-from ray_jobs.pipeline.share import Share
-from ray_jobs.pipeline.worker import MAX_DEATHS
+from ray_jobs.pipeline.cluster import connection as cluster
+from ray_jobs.pipeline.cluster.allocation import Share
+from ray_jobs.pipeline.stages.worker import MAX_DEATHS
 from tuning.ledger import Ledger
 from tuning.problem import Problem
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from optuna.trial import BaseTrial
 
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import field_names, unknown_key
 from ipsolve.solvers import Solver, parse_solver
-from ipsolve.validation import field_names, unknown_key
 from tuning.dimensions import Choice, Dimension, Parameters, parse_dimension
 
 

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 
 import yaml
 
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline import provenance
-from ray_jobs.pipeline.fate import Status, run_to_end
-from ray_jobs.pipeline.share import Share
+from ray_jobs.pipeline.cluster.allocation import Share
+from ray_jobs.pipeline.folder import provenance
+from ray_jobs.pipeline.folder.status import Status, run_to_end
+from tuning.allocation import share_of
 from tuning.ledger import STUDY, Ledger, grid_of
 from tuning.request import Sweep, load_sweep
-from tuning.share import share_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from ipsolve.results import RunFolder
-from ray_jobs.pipeline.isolation import one_line
+from ipsolve.evaluation.isolation import one_line
+from ipsolve.runs.results import RunFolder
 from ray_jobs.tracking.store import Memory, client_of, digest, experiment_of, flat, log, store_of, twice
 from ray_jobs.tracking.times import run_span
 from tuning.ledger import DIVERGED, Ledger, state_of

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from ray import tune
 
-from ipsolve.results import RunFolder
-from ray_jobs.pipeline.evaluator import Evaluator
-from ray_jobs.pipeline.memory import keep_freed_memory
-from ray_jobs.pipeline.worker import sees
-from ray_jobs.pipeline.workload import Workload
+from ipsolve.evaluation.evaluator import Evaluator
+from ipsolve.runs.results import RunFolder
+from ray_jobs.pipeline.stages.malloc import keep_freed_memory
+from ray_jobs.pipeline.stages.worker import sees
+from ray_jobs.pipeline.stages.workload import Workload
 from tuning.problem import Fields, Problem, Report, Scores
 
 

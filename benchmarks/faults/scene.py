@@ -20,18 +20,18 @@ import yaml
 
 from benchmarks.cluster import LocalCluster
 from benchmarks.harness import ROOT
-from ipsolve.cells import describe
-from ipsolve.config import Config
-from ipsolve.experiment import Experiment
-from ipsolve.results import RunFolder
+from ipsolve.requests.validation import build
+from ipsolve.runs.cells import describe
+from ipsolve.runs.config import Config
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import RunFolder
 from ipsolve.solvers import Solver
-from ipsolve.validation import build
 from ray_jobs import cli
 from ray_jobs.evaluate import evaluate
 from ray_jobs.pipeline.plan import Plan
-from ray_jobs.pipeline.reading import load
-from ray_jobs.pipeline.worker import Worker
-from ray_jobs.pipeline.workload import Workload
+from ray_jobs.pipeline.stages.reading import load
+from ray_jobs.pipeline.stages.worker import Worker
+from ray_jobs.pipeline.stages.workload import Workload
 
 Numbers = dict[tuple[str, str, int, str], float]
 TOLERANCE = 1e-3  # dB; a repetition may cut batches differently, and float32 sums depend on that a little

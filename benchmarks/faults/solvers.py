@@ -11,12 +11,12 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators.base import Operator
 from ipsolve.priors import Prior
+from ipsolve.problem import Measurement
 from ipsolve.randomness import ImageRng
 from ipsolve.solvers import Solver
-from ipsolve.solvers.pseudo_inverse import PseudoInverse
+from ipsolve.solvers.classical.pseudo_inverse import PseudoInverse
 
 
 class Faulty(Solver):

@@ -17,7 +17,7 @@ from benchmarks.faults.scene import NUM_IMAGES, Scene, check, numbers, require, 
 from benchmarks.faults.solvers import NotANumber, OutOfMemory, Raises, Slow
 from benchmarks.faults.tracking import Proxy
 from benchmarks.harness import ROOT, Skipped
-from ipsolve.experiment import Experiment
+from ipsolve.runs.experiment import Experiment
 from ray_jobs import cli, track
 
 

@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from ipsolve.datasets.base import Image, ImageError
-from ipsolve.filesystems import is_of_store
+from ipsolve.files.filesystems import is_of_store
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 100_000_000

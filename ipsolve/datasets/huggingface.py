@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from ipsolve.datasets.base import Image, ImageError, Source, digest
 from ipsolve.datasets.decoding import centre_square, read_rgb
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 
 
 class HuggingFaceSource(Source):

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from ipsolve.datasets.base import ImageError
 from ipsolve.datasets.walking import is_hidden
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import is_local, join, open_location, patiently, reason
+from ipsolve.files.filesystems import is_local, join, open_location, patiently, reason
+from ipsolve.requests.errors import RequestError
 
 _CACHE_BYTES = 64 * 2**20
 

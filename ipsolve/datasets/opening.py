@@ -19,9 +19,9 @@ from ipsolve.datasets.portraits import Portraits
 from ipsolve.datasets.tiles import TiledImages
 from ipsolve.datasets.walking import walk
 from ipsolve.datasets.window import Window
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import is_uri
-from ipsolve.validation import build
+from ipsolve.files.filesystems import is_uri
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
 
 TABLE_SUFFIX = ".parquet"
 SUFFIXES = (*IMAGE_SUFFIXES, TABLE_SUFFIX)

@@ -16,8 +16,8 @@ import pyarrow as pa
 from ipsolve.datasets.base import Image, ImageError, Source, digest
 from ipsolve.datasets.decoding import centre_square, read_rgb
 from ipsolve.datasets.listed import Listed
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import is_of_store, patiently
+from ipsolve.files.filesystems import is_of_store, patiently
+from ipsolve.requests.errors import RequestError
 
 IMAGE_NAMES = ("image", "img", "bytes", "jpg", "jpeg", "png", "webp")
 ID_NAME = "image_id"

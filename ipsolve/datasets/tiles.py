@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from ipsolve.datasets.base import Image, ImageError, Source, digest
 from ipsolve.datasets.decoding import centre_square, read_rgb, resize, upright_size
 from ipsolve.datasets.listed import LocalFiles
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 
 
 @dataclass(frozen=True)

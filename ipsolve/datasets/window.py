@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipsolve.datasets.base import Image, ImageError, Source
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.registry import Registry
+from ipsolve.requests.registry import Registry
 
 Rows = NDArray[np.floating[Any]]
 

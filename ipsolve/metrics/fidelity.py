@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ipsolve.conventions import to_unit_range
-from ipsolve.errors import RequestError
 from ipsolve.metrics.base import METRICS, Metric
+from ipsolve.requests.errors import RequestError
 
 
 @METRICS.register

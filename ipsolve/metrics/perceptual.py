@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ipsolve.errors import RequestError
 from ipsolve.metrics.base import METRICS, Metric
 from ipsolve.metrics.weights import PublishedFile, missing_package
+from ipsolve.requests.errors import RequestError
 
 _TORCHVISION = "https://download.pytorch.org/models/"
 TRUNKS = {

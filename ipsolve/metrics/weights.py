@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 
 
 @dataclass(frozen=True)

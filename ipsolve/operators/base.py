@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ipsolve.conventions import per_image, squared_norm
-from ipsolve.errors import RequestError
 from ipsolve.linalg import conjugate_gradient
 from ipsolve.randomness import ImageRng
-from ipsolve.registry import Registry
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import Registry
 
 Shape = tuple[int, ...]
 Damping = float | Tensor

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.randomness import ImageRng
-from ipsolve.registry import Registry
+from ipsolve.requests.registry import Registry
 
 
 class Noise(ABC):

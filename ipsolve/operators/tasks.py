@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ipsolve.errors import RequestError
 from ipsolve.operators.base import OPERATORS, OperatorSpec
 from ipsolve.operators.noise import NOISES, Noise
-from ipsolve.registry import Registry, did_you_mean
-from ipsolve.validation import build, field_names, unknown_key
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import Registry, did_you_mean
+from ipsolve.requests.validation import build, field_names, unknown_key
 
 
 def parse_task(mapping: object, where: str = "task") -> tuple[OperatorSpec, Noise]:

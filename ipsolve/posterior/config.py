@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.config import Compute, Name, RunConfig, RunName, Seed, Tracking, read_mapping
-from ipsolve.validation import build
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Compute, Name, RunConfig, RunName, Seed, Tracking, read_mapping
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -43,7 +43,7 @@ class PosteriorConfig(RunConfig):
         samples: N, per problem and solver, and as many exact ones.
         slices: directions of the sliced Wasserstein distances.
         baseline: the solver that the others are compared with.
-        output: the folder of runs: a local path, or a URI as :mod:`ipsolve.filesystems` opens it.
+        output: the folder of runs: a local path, or a URI as :mod:`ipsolve.files.filesystems` opens it.
     """
 
     name: RunName

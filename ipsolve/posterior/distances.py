@@ -28,7 +28,7 @@ from ipsolve.posterior.kernels import (
     stein_kernel,
 )
 from ipsolve.posterior.sliced import SlicedReference
-from ipsolve.priors.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 
 
 class PosteriorReference:

@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from ipsolve.cells import Cell, at, check_run, describe, hash_of
-from ipsolve.errors import RequestError
 from ipsolve.posterior.config import PosteriorConfig
 from ipsolve.posterior.problems import ProblemSpec, parse_problems
-from ipsolve.registry import did_you_mean
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import did_you_mean
+from ipsolve.requests.validation import build
+from ipsolve.runs.cells import Cell, at, check_run, describe, hash_of
 from ipsolve.solvers import Solver, parse_solver
-from ipsolve.solvers.particles import ParticleSolver
-from ipsolve.validation import build
+from ipsolve.solvers.steps.particles import ParticleSolver
 
 EXACT = "exact"
 Keep = Literal["one", "all"]

@@ -17,19 +17,19 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.errors import RequestError
-from ipsolve.measurement import measure
 from ipsolve.operators import OPERATORS
 from ipsolve.operators.base import LinearOperator, OperatorSpec, Shape, require
 from ipsolve.operators.matrix import Matrix, MatrixSpec
 from ipsolve.operators.noise import Gaussian
 from ipsolve.posterior.problems import PROBLEMS, PosteriorProblem, ProblemSpec
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedule_spec import ScheduleMapping, load_schedule
 from ipsolve.priors.spec import prior_spec
+from ipsolve.problem import measure
 from ipsolve.randomness import ImageRng, image_rng
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
 
 Positive = Annotated[float, Field(gt=0)]
 Vector = Annotated[list[float], Field(min_length=1)]

@@ -13,12 +13,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ipsolve.cells import describe
 from ipsolve.posterior.experiment import EXACT
 from ipsolve.posterior.results import LEVELS
 from ipsolve.posterior.view import PosteriorView
 from ipsolve.report.figures import INK, PALETTE, STYLE, forest, solver_style, svg
-from ipsolve.solvers.particles import ParticleSolver
+from ipsolve.runs.cells import describe
+from ipsolve.solvers.steps.particles import ParticleSolver
 
 DISTANCE = "sliced_wasserstein_1"
 COLUMNS = 4  # panels side by side

@@ -20,15 +20,15 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.errors import RequestError
-from ipsolve.measurement import Measurement
 from ipsolve.operators.base import Shape
 from ipsolve.operators.matrix import Matrix, MatrixSpec
 from ipsolve.posterior.problems import PROBLEMS, PosteriorProblem, ProblemSpec
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedule_spec import ScheduleMapping, load_schedule
+from ipsolve.problem import Measurement
 from ipsolve.randomness import ImageRng, image_rng
+from ipsolve.requests.errors import RequestError
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ipsolve.errors import RequestError
-from ipsolve.measurement import Measurement
 from ipsolve.operators.base import Operator, OperatorSpec
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
-from ipsolve.registry import Registry
-from ipsolve.validation import build
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
+from ipsolve.problem import Measurement
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import Registry
+from ipsolve.requests.validation import build
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.measurement import measure
 from ipsolve.operators.base import Shape
 from ipsolve.operators.matrix import Matrix, MatrixSpec
 from ipsolve.operators.noise import Gaussian
 from ipsolve.posterior.problems import PROBLEMS, PosteriorProblem, ProblemSpec
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedule_spec import ScheduleMapping, load_schedule
+from ipsolve.problem import measure
 from ipsolve.randomness import ImageRng, image_rng
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ipsolve.results import COUNTS
+from ipsolve.runs.results import COUNTS
 
 DISTANCES = ("sliced_wasserstein_1", "sliced_wasserstein_2", "mmd", "ksd", "mean_error", "covariance_error")
 LEVELS = {"coverage_50": 0.50, "coverage_80": 0.80, "coverage_90": 0.90, "coverage_95": 0.95}

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators.base import Operator
 from ipsolve.posterior.experiment import Entry
 from ipsolve.posterior.problems import PosteriorProblem
 from ipsolve.priors import MeteredPrior
+from ipsolve.problem import Measurement
 from ipsolve.randomness import ImageRng, image_rng
-from ipsolve.solvers.particles import ParticleSolver, gather, systematic
+from ipsolve.solvers.steps.particles import ParticleSolver, gather, systematic
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from ipsolve.posterior.results import SAMPLE_METRICS, SAMPLE_SCHEMA
-from ipsolve.results import COUNTS, RunFolder
-from ipsolve.statistics import mean_interval
-from ipsolve.summary import Cell, planned
+from ipsolve.runs.results import COUNTS, RunFolder
+from ipsolve.runs.statistics import mean_interval
+from ipsolve.runs.summary import Cell, planned
 
 SCALARS = ("image_id", "task", "solver", "seed", *SAMPLE_METRICS, *COUNTS, "seconds", "num_samples", "num_runs")
 COSTS = (*COUNTS, "seconds")

@@ -14,15 +14,15 @@ import pyarrow.dataset as pds
 import yaml
 from numpy.typing import NDArray
 
-from ipsolve.errors import RequestError
 from ipsolve.posterior.config import PosteriorConfig
 from ipsolve.posterior.experiment import EXACT, PosteriorExperiment
 from ipsolve.posterior.results import SAMPLE_METRICS, shown_points
 from ipsolve.posterior.summary import read_rows, summarise
 from ipsolve.report.view import read_text
-from ipsolve.results import RESULTS, RunFolder
-from ipsolve.summary import Pairs, Summary, compare, read_failures, write_tables
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
+from ipsolve.runs.results import RESULTS, RunFolder
+from ipsolve.runs.summary import Pairs, Summary, compare, read_failures, write_tables
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Diffusion priors."""
 
 from ipsolve.priors.base import MeteredPrior, Prior
-from ipsolve.priors.fitted_mixture import FittedMixtureSpec
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.latent import LatentPrior, LatentSpec
-from ipsolve.priors.mixture import MixturePrior, MixtureSpec
-from ipsolve.priors.pixel import PixelPrior, PixelSpec
+from ipsolve.priors.mixtures.fitted_mixture import FittedMixtureSpec
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior, MixtureSpec
+from ipsolve.priors.networks.latent import LatentPrior, LatentSpec
+from ipsolve.priors.networks.pixel import PixelPrior, PixelSpec
+from ipsolve.priors.networks.unet import Execution
 from ipsolve.priors.schedules import DiscreteSchedule, Edm, FlowMatching, Level, Schedule, cosine, linear, scaled_linear
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary, load_prior, prior_spec, prior_summary
-from ipsolve.priors.unet import Execution
 
 __all__ = [
     "PRIORS",

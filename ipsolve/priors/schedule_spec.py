@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.errors import RequestError
 from ipsolve.priors import schedules
 from ipsolve.priors.schedules import Schedule
-from ipsolve.registry import Registry
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import Registry
+from ipsolve.requests.validation import build
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=2)]

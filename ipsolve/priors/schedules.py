@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 
 _SMALLEST_RATIO = 1e-30  # stands for the ratio 0 of a clean entry where logarithms are taken
 

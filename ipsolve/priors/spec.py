@@ -8,11 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from ipsolve.errors import RequestError
 from ipsolve.priors.base import Prior, Shape
-from ipsolve.priors.unet import Precision
-from ipsolve.registry import Registry, did_you_mean
-from ipsolve.validation import build
+from ipsolve.priors.networks.unet import Precision
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import Registry, did_you_mean
+from ipsolve.requests.validation import build
 
 
 class PriorSummary(NamedTuple):

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ipsolve.report.view import RunView, TableView
-from ipsolve.results import COUNTS, IMAGE_METRICS
-from ipsolve.summary import higher_is_better
+from ipsolve.runs.results import COUNTS, IMAGE_METRICS
+from ipsolve.runs.summary import higher_is_better
 
 INK, GRID, PAPER = "#010203", "#040506", "#070809"  # stand-ins, replaced in the SVG
 # after Okabe & Ito (2008), told apart with any colour vision; markers repeat at another period

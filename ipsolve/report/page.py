@@ -15,7 +15,7 @@ from ipsolve.report.strips import anchor, strips
 from ipsolve.report.tables import COLUMNS, headline, number, p_value, published_lines, shown_columns, task_lines
 from ipsolve.report.text import markdown
 from ipsolve.report.view import RunView, TableView, open_run
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_FAILURES = 200  # shown; all of them are in failures/

@@ -9,8 +9,8 @@ import pandas as pd
 
 from ipsolve.report.tables import number
 from ipsolve.report.view import RunView
-from ipsolve.results import REFERENCES, RESULTS
-from ipsolve.summary import present
+from ipsolve.runs.results import REFERENCES, RESULTS
+from ipsolve.runs.summary import present
 
 
 class Picture(NamedTuple):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ipsolve.config import Published
 from ipsolve.report.view import RunView, TableView
-from ipsolve.results import IMAGE_METRICS
-from ipsolve.summary import higher_is_better, present
+from ipsolve.runs.config import Published
+from ipsolve.runs.results import IMAGE_METRICS
+from ipsolve.runs.summary import higher_is_better, present
 
 
 class Column(NamedTuple):

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import pandas as pd
 import yaml
 
-from ipsolve.config import Config, Published, RunConfig, load_published
-from ipsolve.errors import RequestError
 from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
-from ipsolve.results import RESULTS, RunFolder
-from ipsolve.summary import Cell, Pairs, Summary, exact_images, read_failures, read_rows, write_summary
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Config, Published, RunConfig, load_published
+from ipsolve.runs.results import RESULTS, RunFolder
+from ipsolve.runs.summary import Cell, Pairs, Summary, exact_images, read_failures, read_rows, write_summary
 
 
 class TableView(Protocol):

@@ -1,34 +1,14 @@
-"""Published solvers, one file each; importing a file registers it."""
+"""Published solvers, one file each in the folder of its family; importing a file registers it."""
 
 from ipsolve.solvers import (  # noqa: F401
-    daps,
-    dcdp,
-    ddnm,
-    ddrm,
-    dds,
-    diffpir,
-    dmps,
-    dps,
-    dsg,
-    fps,
-    ilvr,
-    latent_dps,
-    mcg,
-    mcgdiff,
-    mmps,
-    mpgd,
-    nullspace_resample,
-    pigdm,
-    pseudo_inverse,
-    psld,
-    red_diff,
-    resample,
-    score_ald,
-    score_sde,
-    sitcom,
-    smcdiff,
-    tds,
-    tv,
+    classical,
+    consistency,
+    decoupled,
+    explicit,
+    guidance,
+    monte_carlo,
+    projection,
+    variational,
 )
 from ipsolve.solvers.base import SOLVERS, Requirements, Solver, parse_solver
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ipsolve.errors import RequestError
-from ipsolve.measurement import Measurement
 from ipsolve.operators.base import Operator, OperatorSpec
 from ipsolve.priors.base import Prior
+from ipsolve.problem import Measurement
 from ipsolve.randomness import ImageRng
-from ipsolve.registry import Registry, did_you_mean
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import Registry, did_you_mean
+from ipsolve.requests.validation import build
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,23 @@ from typing import Any
 
 import yaml
 
-from ipsolve.cells import Grid
-from ipsolve.config import RunConfig
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import is_uri, join
-from ipsolve.results import RunFolder
+from ipsolve.evaluation.isolation import one_line
+from ipsolve.files.filesystems import is_uri, join
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.cells import Grid
+from ipsolve.runs.config import RunConfig
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli, track
-from ray_jobs.pipeline import provenance
-from ray_jobs.pipeline.aggregate import put_in_order, where_things_are
-from ray_jobs.pipeline.execute import execute
-from ray_jobs.pipeline.fate import Status, run_to_end
-from ray_jobs.pipeline.isolation import one_line
+from ray_jobs.pipeline.cluster.allocation import plan_share
+from ray_jobs.pipeline.folder import provenance
+from ray_jobs.pipeline.folder.finish import put_in_order, where_things_are
+from ray_jobs.pipeline.folder.status import Status, run_to_end
+from ray_jobs.pipeline.folder.tidy import tidy
 from ray_jobs.pipeline.listing import describe_plan
 from ray_jobs.pipeline.plan import Plan, outcome_counts
 from ray_jobs.pipeline.progress import Progress
-from ray_jobs.pipeline.share import plan_share
-from ray_jobs.pipeline.upkeep import tidy
-from ray_jobs.pipeline.worker import Loader, Work
+from ray_jobs.pipeline.stages.execute import execute
+from ray_jobs.pipeline.stages.worker import Loader, Work
 
 
 class Job(ABC):

@@ -10,9 +10,9 @@ from ipsolve.operators import NOISES, OPERATORS
 from ipsolve.posterior import PROBLEMS
 from ipsolve.priors import PRIORS
 from ipsolve.solvers import SOLVERS, Solver
+from ray_jobs.pipeline.cluster.allocation import Share
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.progress import clock
-from ray_jobs.pipeline.share import Share
 
 
 def list_registered() -> str:

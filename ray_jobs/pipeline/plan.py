@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ipsolve.cells import Cell, Grid
-from ipsolve.results import RunFolder
-from ray_jobs.pipeline.schedule import Missing, Schedule
-from ray_jobs.pipeline.upkeep import done_images
+from ipsolve.runs.cells import Cell, Grid
+from ipsolve.runs.results import RunFolder
+from ray_jobs.pipeline.folder.tidy import done_images
+from ray_jobs.pipeline.stages.dispatch import Missing, Schedule
 
 # Batches of an actor from which on it is given one ahead. Without, it waits a third of a second for each: Ray Data
 # looks every 0.1 s for what has ended, and then for what can begin. With, an actor may hold a batch at the end while

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
 
-from ipsolve.cells import Cell
+from ipsolve.runs.cells import Cell
 from ray_jobs.cli import printable
-from ray_jobs.pipeline.autoscaling import lacking
+from ray_jobs.pipeline.cluster.autoscaling import lacking
 from ray_jobs.pipeline.plan import Plan
 
 SECONDS_BETWEEN_LINES = 10.0

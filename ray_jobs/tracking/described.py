@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ipsolve.config import EXTENT
+from ipsolve.runs.config import EXTENT
 from ray_jobs.tracking.store import digest, flat
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ipsolve.metrics import METRICS
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 from ipsolve.solvers import SOLVERS
 
 Row = Mapping[str, str]  # a line of summary.csv

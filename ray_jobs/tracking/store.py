@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipsolve.errors import RequestError
-from ipsolve.results import RunFolder
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.results import RunFolder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ipsolve.config import RunName, Seed, read_mapping
-from ipsolve.errors import RequestError
-from ipsolve.validation import build, unknown_key
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build, unknown_key
+from ipsolve.runs.config import RunName, Seed, read_mapping
 
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]

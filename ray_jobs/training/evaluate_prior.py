@@ -24,14 +24,14 @@ from torch.nn.functional import pixel_shuffle
 
 from ipsolve.conventions import from_uint8
 from ipsolve.datasets import ImageError, open_source
-from ipsolve.errors import RequestError
-from ipsolve.filesystems import require_local
+from ipsolve.files.filesystems import require_local
 from ipsolve.metrics.distances import Gaussian, frechet_distance, moments
 from ipsolve.priors import LatentPrior, MixturePrior, PixelPrior, Prior, load_prior
-from ipsolve.priors.diffusers_folder import resolve
 from ipsolve.priors.features import prior_features
-from ipsolve.priors.fitted_mixture import DESCRIPTION
+from ipsolve.priors.mixtures.fitted_mixture import DESCRIPTION
+from ipsolve.priors.networks.diffusers_folder import resolve
 from ipsolve.randomness import ImageRng
+from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
 from ray_jobs.training.autoencoder import psnr
 from ray_jobs.training.sampling import contact_sheet, sample_states

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ipsolve.datasets import ImageError, Source, open_source
 from ipsolve.datasets.base import digest
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 
 
 class Shards:

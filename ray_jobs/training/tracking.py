@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipsolve.secrets import redact
+from ipsolve.requests.secrets import redact
 from ray_jobs.training.config import TrainingConfig
 
 _RUN_FILE = "mlflow_run_id"

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from ipsolve.datasets import ImageError, open_source
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 
 
 def gradient(height: int, width: int) -> np.ndarray:

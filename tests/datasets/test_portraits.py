@@ -12,7 +12,7 @@ import torch
 from ipsolve.datasets import open_source
 from ipsolve.datasets.portraits import SPLITS, Portraits, render
 from ipsolve.datasets.portraits.splits import SPLIT_LENGTH
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 
 GOLDEN = Path(__file__).parent / "portraits_64.npz"  # written by the generator that the prior was trained with
 

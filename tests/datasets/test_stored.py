@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ipsolve.datasets import ImageError, Source, open_source
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 from tests.object_store import BUCKET, SECRET, ObjectStore, object_store
 
 
@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     with object_store(tmp_path_factory.mktemp("store")) as running, pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment.items():
             patch.setenv(name, value)
-        patch.setattr("ipsolve.filesystems._PAUSES", (0.1,))
+        patch.setattr("ipsolve.files.filesystems._PAUSES", (0.1,))
         yield running
 
 

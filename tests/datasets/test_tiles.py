@@ -11,7 +11,7 @@ import sklearn.datasets
 from PIL import Image
 
 from ipsolve.datasets import ImageError, open_source
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ipsolve.errors import RequestError
 from ipsolve.metrics import FEATURES, SET_METRICS, Weights, features
+from ipsolve.requests.errors import RequestError
 
 
 class Layers(nn.Module):

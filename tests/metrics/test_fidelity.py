@@ -8,8 +8,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ipsolve.conventions import to_unit_range
-from ipsolve.errors import RequestError
 from ipsolve.metrics import METRICS
+from ipsolve.requests.errors import RequestError
 
 
 def pair(batch: int = 4, size: int = 40, scale: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:

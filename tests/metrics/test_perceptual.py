@@ -11,8 +11,8 @@ import pytest
 import torch
 import torchvision
 
-from ipsolve.errors import RequestError
 from ipsolve.metrics import METRICS, Weights, perceptual
+from ipsolve.requests.errors import RequestError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from ipsolve.results import RunFolder
-from ipsolve.summary import write_summary
+from ipsolve.runs.results import RunFolder
+from ipsolve.runs.summary import write_summary
 from ray_jobs import track
-from ray_jobs.pipeline import provenance
+from ray_jobs.pipeline.folder import provenance
 from tests.synthetic_run import write_run
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"

@@ -14,12 +14,12 @@ from skimage import data
 from torch import Tensor
 
 from ipsolve.conventions import from_uint8, to_uint8
-from ipsolve.errors import RequestError
 from ipsolve.operators import LinearOperator, Operator, parse_task
 from ipsolve.operators.compressed_sensing import SubsampledTransform
 from ipsolve.operators.mask import Mask
 from ipsolve.operators.motion_kernels import motion_kernels
 from ipsolve.randomness import image_rng
+from ipsolve.requests.errors import RequestError
 
 IDS = ["a", "b"]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import measure
 from ipsolve.operators import LinearOperator, Operator, OperatorSpec, parse_task
 from ipsolve.operators.noise import Gaussian
+from ipsolve.problem import measure
 
 Draw = Callable[..., Operator]
 SAME = {"rtol": 1e-10, "atol": 1e-10}  # float64; BLAS and FFT may sum a batch in another order

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from ipsolve.errors import RequestError
 from ipsolve.operators import NOISES, OPERATORS, OperatorSpec, describe_task, parse_task
 from ipsolve.operators.noise import Gaussian, Shot
 from ipsolve.operators.super_resolution import SuperResolution
 from ipsolve.randomness import image_rng
+from ipsolve.requests.errors import RequestError
 
 
 def test_operator_and_noise_stand_in_one_mapping() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from ipsolve.errors import RequestError
 from ipsolve.operators.base import SpectralOperator
 from ipsolve.posterior import PosteriorProblem, parse_problems
 from ipsolve.priors import Edm
 from ipsolve.priors.schedules import mcgdiff
+from ipsolve.requests.errors import RequestError
 
 VECTORS = {"prior": {"means": [[0, 0, 0], [2, 1, 0]], "weights": [1, 3], "std": 0.5}, "noise_std": 0.2}
 LITERAL = {"generator": "explicit", **VECTORS, "operator": {"matrix": [[1, 2, 0], [0, 0, 1]]}, "num_problems": 3}

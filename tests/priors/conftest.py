@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DModel, VQModel
 
 from ipsolve.priors import LatentPrior, load_prior
-from ipsolve.priors.ldm_vq4 import SCHEDULER
+from ipsolve.priors.networks.ldm_vq4 import SCHEDULER
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BUILTIN = {"prior": "latent", "path": "builtin:portraits-64"}

@@ -10,9 +10,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from ipsolve.errors import RequestError
-from ipsolve.priors.compvis import read_checkpoint
-from ipsolve.priors.ldm_vq4 import random_init
+from ipsolve.priors.networks.compvis import read_checkpoint
+from ipsolve.priors.networks.ldm_vq4 import random_init
+from ipsolve.requests.errors import RequestError
 from tests.priors import compvis_reference as reference
 from tests.priors.compvis_reference import SMALL, Architecture
 

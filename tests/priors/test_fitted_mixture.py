@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ipsolve.datasets import open_source
-from ipsolve.errors import RequestError
 from ipsolve.priors import load_prior, prior_summary
-from ipsolve.priors.fitted_mixture import WEIGHTS
-from ipsolve.priors.ppca import fit_mixture
+from ipsolve.priors.mixtures.fitted_mixture import WEIGHTS
+from ipsolve.priors.mixtures.ppca import fit_mixture
 from ipsolve.randomness import ImageRng
+from ipsolve.requests.errors import RequestError
 from ray_jobs.fit_mixture import main, require_finite
 
 D, RANK, NOISE = 30, 2, 0.1

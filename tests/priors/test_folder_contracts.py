@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ipsolve.errors import RequestError
 from ipsolve.priors import PRIORS, load_prior, prior_spec
+from ipsolve.requests.errors import RequestError
 from tests.priors.conftest import BUILTIN, WEIGHTS, edit, small_unet, small_vq
 
 Make = Callable[..., Path]

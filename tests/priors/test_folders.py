@@ -20,7 +20,7 @@ from ipsolve.priors import (
     prior_summary,
     scaled_linear,
 )
-from ipsolve.priors.latent import nearest_code
+from ipsolve.priors.networks.latent import nearest_code
 from tests.priors.conftest import BUILTIN, WEIGHTS, edit, small_kl, small_unet, small_vq
 
 Make = Callable[..., Path]

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.errors import RequestError
 from ipsolve.priors import (
     Edm,
     FlowMatching,
@@ -18,6 +17,7 @@ from ipsolve.priors import (
 )
 from ipsolve.priors.schedules import mcgdiff
 from ipsolve.randomness import ImageRng
+from ipsolve.requests.errors import RequestError
 
 SCHEDULES = [scaled_linear(0.0015, 0.0195), cosine(), mcgdiff(), Edm(), FlowMatching()]
 RATIOS = [0.05, 0.7, 10.0]

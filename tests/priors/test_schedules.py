@@ -6,11 +6,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from ipsolve.errors import RequestError
 from ipsolve.priors import DiscreteSchedule, Edm, FlowMatching, Schedule, cosine, linear, scaled_linear
 from ipsolve.priors.schedule_spec import SCHEDULES as NAMED
 from ipsolve.priors.schedule_spec import load_schedule
 from ipsolve.priors.schedules import mcgdiff
+from ipsolve.requests.errors import RequestError
 
 LDM = scaled_linear(0.0015, 0.0195)
 SCHEDULES = {

@@ -11,20 +11,20 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators.base import Operator
 from ipsolve.posterior.config import PosteriorConfig
 from ipsolve.posterior.experiment import Entry, PosteriorExperiment, Sampling
 from ipsolve.priors import Prior
+from ipsolve.problem import Measurement
 from ipsolve.randomness import ImageRng
-from ipsolve.results import RunFolder
-from ipsolve.solvers import Solver, mcgdiff  # noqa: F401 (registers it)
-from ipsolve.solvers.particles import ParticleSolver
-from ipsolve.validation import build
+from ipsolve.requests.validation import build
+from ipsolve.runs.results import RunFolder
+from ipsolve.solvers import Solver
+from ipsolve.solvers.steps.particles import ParticleSolver
+from ray_jobs.pipeline.folder.tidy import tidy
 from ray_jobs.pipeline.plan import Plan
-from ray_jobs.pipeline.sampler import SamplingWork, loader
-from ray_jobs.pipeline.upkeep import tidy
-from ray_jobs.pipeline.worker import Worker
+from ray_jobs.pipeline.posterior_evaluator import SamplingWork, loader
+from ray_jobs.pipeline.stages.worker import Worker
 
 
 def mapping(output: Path, **changes: Any) -> dict[str, Any]:

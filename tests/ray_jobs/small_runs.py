@@ -9,16 +9,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ipsolve.config import Config
-from ipsolve.experiment import Experiment
-from ipsolve.results import RunFolder
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Config
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import RunFolder
 from ipsolve.solvers import Solver
-from ipsolve.validation import build
+from ray_jobs.pipeline.folder.tidy import tidy
 from ray_jobs.pipeline.plan import Plan
-from ray_jobs.pipeline.reading import load
-from ray_jobs.pipeline.upkeep import tidy
-from ray_jobs.pipeline.worker import Worker
-from ray_jobs.pipeline.workload import Workload
+from ray_jobs.pipeline.stages.reading import load
+from ray_jobs.pipeline.stages.worker import Worker
+from ray_jobs.pipeline.stages.workload import Workload
 
 SIZE = 16
 ROOT = Path(__file__).parents[2]

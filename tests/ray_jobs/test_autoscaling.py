@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline.autoscaling import Nodes, at_most
+from ray_jobs.pipeline.cluster.autoscaling import Nodes, at_most
 from tests.ray_jobs.ray_head import JOB, ROOT, Head, running_head
 from tests.ray_jobs.small_runs import mapping
 
@@ -53,7 +53,8 @@ def test_work_asks_for_gpus_that_are_not_there_yet_and_begins_with_the_first(hea
 
 WAITS = """
 import ray
-from ray_jobs.pipeline import cluster, progress
+from ray_jobs.pipeline import progress
+from ray_jobs.pipeline.cluster import connection as cluster
 progress.SECONDS_OF_PATIENCE = 3
 cluster.connect(0)
 

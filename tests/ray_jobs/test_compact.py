@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ipsolve.experiment import Experiment
-from ipsolve.results import RunFolder
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.compact import main as compact
 from ray_jobs.evaluate import Evaluation
-from ray_jobs.pipeline.aggregate import put_in_order
-from ray_jobs.pipeline.storage import Storage, merge_files
+from ray_jobs.pipeline.folder.batches import Storage, merge_files
+from ray_jobs.pipeline.folder.finish import put_in_order
 from ray_jobs.report import main as report
 from tests.ray_jobs.small_runs import close, do, experiment, rows
 
@@ -127,12 +127,12 @@ def test_a_run_whose_configuration_is_damaged_is_one_line(tmp_path: Path, capsys
 
 
 def test_an_actor_gathers_its_small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_jobs.pipeline.storage.GATHER", 2)
+    monkeypatch.setattr("ray_jobs.pipeline.folder.batches.GATHER", 2)
     trial = experiment(tmp_path, compute={"batch_size": 1, "num_actors": 1})
     do(trial)
     assert len(RunFolder(trial.config.run_location).files("results")) == 2 * 3  # five images: 2 + 2 + 1
     whole = dataclasses.replace(trial, config=dataclasses.replace(trial.config, output=str(tmp_path / "alone")))
-    monkeypatch.setattr("ray_jobs.pipeline.storage.GATHER", 64)
+    monkeypatch.setattr("ray_jobs.pipeline.folder.batches.GATHER", 64)
     do(whole)
     assert rows(trial) == rows(whole)
 

@@ -17,12 +17,12 @@ import yaml
 from mlflow import MlflowClient
 from PIL import Image
 
-from ipsolve.config import load_config
-from ipsolve.experiment import Experiment
-from ipsolve.results import RunFolder
+from ipsolve.runs.config import load_config
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.evaluate import evaluate
-from ray_jobs.pipeline import cluster
+from ray_jobs.pipeline.cluster import connection as cluster
 from tests.ray_jobs.small_runs import close, do, experiment, mapping, rows
 
 pytestmark = pytest.mark.xdist_group("ray")

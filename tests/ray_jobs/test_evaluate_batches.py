@@ -12,17 +12,17 @@ from PIL import Image
 
 from benchmarks.faults.solvers import BrokenDevice, NotANumber, OutOfMemory, Raises
 from ipsolve.conventions import from_uint8
-from ipsolve.errors import RequestError
-from ipsolve.experiment import Experiment
+from ipsolve.evaluation.evaluator import Evaluator, Outcome
+from ipsolve.evaluation.isolation import Fault, isolate
 from ipsolve.metrics import METRICS
-from ipsolve.results import COUNTS, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder
-from ray_jobs.pipeline import worker as worker_module
-from ray_jobs.pipeline.evaluator import Evaluator, Outcome
-from ray_jobs.pipeline.isolation import Fault, isolate
-from ray_jobs.pipeline.reading import load
-from ray_jobs.pipeline.upkeep import tidy
-from ray_jobs.pipeline.worker import MAX_DEATHS, Worker
-from ray_jobs.pipeline.workload import Workload
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import COUNTS, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder
+from ray_jobs.pipeline.folder.tidy import tidy
+from ray_jobs.pipeline.stages import worker as worker_module
+from ray_jobs.pipeline.stages.reading import load
+from ray_jobs.pipeline.stages.worker import MAX_DEATHS, Worker
+from ray_jobs.pipeline.stages.workload import Workload
 from tests.ray_jobs.small_runs import experiment
 
 DETERMINED = ("psnr", "ssim", "consistency", *COUNTS)
@@ -126,7 +126,7 @@ def test_a_device_too_full_for_the_images_themselves_gets_fewer(
 
     trial = experiment(tmp_path)
     expected = numbers(evaluate(trial, "pinv", list(range(8))))
-    monkeypatch.setattr("ray_jobs.pipeline.evaluator.from_uint8", full)
+    monkeypatch.setattr("ipsolve.evaluation.evaluator.from_uint8", full)
     outcome = evaluate(trial, "pinv", list(range(8)))
     assert outcome.failures == []
     assert numbers(outcome) == pytest.approx(expected, abs=1e-9)

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline import provenance
-from ray_jobs.pipeline.fate import run_to_end
+from ray_jobs.pipeline.folder import provenance
+from ray_jobs.pipeline.folder.batches import Failure, Storage
+from ray_jobs.pipeline.folder.status import run_to_end
+from ray_jobs.pipeline.folder.tidy import compact, tidy
 from ray_jobs.pipeline.plan import Plan
-from ray_jobs.pipeline.storage import Failure, Storage
-from ray_jobs.pipeline.upkeep import compact, tidy
 from tests.ray_jobs.small_runs import close, do, experiment, mapping, rows
 
 

@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ipsolve.config import Config, load_config
-from ipsolve.experiment import Experiment
-from ipsolve.results import RunFolder
-from ipsolve.validation import build
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Config, load_config
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs import merge as merging
 from ray_jobs.merge import main as merge
-from ray_jobs.pipeline import provenance
-from ray_jobs.pipeline.joining import join_configs
+from ray_jobs.pipeline.folder import provenance
+from ray_jobs.pipeline.folder.batches import Failure, Storage, merge_files
+from ray_jobs.pipeline.folder.merge import join_configs
 from ray_jobs.pipeline.plan import Plan
-from ray_jobs.pipeline.storage import Failure, Storage, merge_files
 from tests.ray_jobs.small_runs import close, do, experiment, mapping, rows
 
 PINV, DDNM = {"pinv": {"solver": "pseudo_inverse"}}, {"ddnm": {"solver": "ddnm", "num_steps": 4}}

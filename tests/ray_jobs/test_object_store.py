@@ -18,18 +18,18 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from ipsolve.config import load_config
-from ipsolve.experiment import Experiment
-from ipsolve.results import RunFolder
+from ipsolve.runs.config import load_config
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli, evaluate, merge, report, track
 from ray_jobs import compact as compacting
-from ray_jobs.pipeline import provenance
+from ray_jobs.pipeline.folder import provenance
+from ray_jobs.pipeline.folder.batches import merge_files
+from ray_jobs.pipeline.folder.tidy import compact
 from ray_jobs.pipeline.plan import Plan
-from ray_jobs.pipeline.reading import load
-from ray_jobs.pipeline.storage import merge_files
-from ray_jobs.pipeline.upkeep import compact
-from ray_jobs.pipeline.worker import Worker
-from ray_jobs.pipeline.workload import Workload
+from ray_jobs.pipeline.stages.reading import load
+from ray_jobs.pipeline.stages.worker import Worker
+from ray_jobs.pipeline.stages.workload import Workload
 from tests.object_store import BUCKET, SECRET, ObjectStore, object_store, refusing
 from tests.ray_jobs.small_runs import Rows, close, do, experiment, mapping
 
@@ -174,7 +174,7 @@ def test_gathering_files_outlives_a_store_that_refuses_for_a_while(
 def test_files_that_cannot_be_deleted_are_twice_until_they_are_put_right(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipsolve.filesystems._PAUSES", ())
+    monkeypatch.setattr("ipsolve.files.filesystems._PAUSES", ())
     run = part("s3://bucket/undeletable")
     trial = experiment("s3://bucket/undeletable")
     before = rows(trial)
@@ -295,6 +295,6 @@ def test_a_silent_store_is_given_up(
     store: ObjectStore, silent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", silent)
-    monkeypatch.setattr("ipsolve.filesystems._S3_SILENCE_SECONDS", 1)
+    monkeypatch.setattr("ipsolve.files.filesystems._S3_SILENCE_SECONDS", 1)
     assert report.main(["s3://bucket/runs/small"]) == cli.WRONG_REQUEST
     assert "the store does not answer" in capsys.readouterr().err

@@ -13,9 +13,9 @@ from mlflow import MlflowClient
 
 from ipsolve.posterior.config import load_posterior_config
 from ipsolve.posterior.experiment import EXACT, PosteriorExperiment
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli, report, track
-from ray_jobs.pipeline import cluster
+from ray_jobs.pipeline.cluster import connection as cluster
 from ray_jobs.posterior import measure
 from tests.ray_jobs.small_posteriors import Diverges, do, experiment, rows
 from tests.ray_jobs.test_posterior_files import DETERMINED

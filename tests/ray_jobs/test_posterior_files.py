@@ -15,8 +15,8 @@ from ipsolve.posterior.figures import sweeps
 from ipsolve.posterior.report import console_table, markdown, open_run
 from ipsolve.posterior.results import LEVELS, SAMPLE_METRICS
 from ipsolve.posterior.sampling import run_solver
-from ipsolve.results import RunFolder
-from ipsolve.statistics import mean_interval
+from ipsolve.runs.results import RunFolder
+from ipsolve.runs.statistics import mean_interval
 from tests.ray_jobs.small_posteriors import Counts, Diverges, do, experiment, mapping, rows
 
 DETERMINED = [*SAMPLE_METRICS, "denoiser_calls", "num_samples", "num_runs", "noise_std"]

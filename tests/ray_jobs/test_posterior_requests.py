@@ -10,7 +10,7 @@ import yaml
 from ipsolve.posterior.config import load_posterior_config
 from ipsolve.posterior.experiment import PosteriorExperiment
 from ipsolve.posterior.problems import PROBLEMS
-from ipsolve.solvers.particles import ParticleSolver
+from ipsolve.solvers.steps.particles import ParticleSolver
 from ray_jobs import cli, posterior
 from ray_jobs.pipeline.listing import list_registered
 from tests.ray_jobs.small_posteriors import mapping

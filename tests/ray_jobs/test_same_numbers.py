@@ -14,17 +14,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from ipsolve.config import Config
-from ipsolve.experiment import Experiment
-from ipsolve.results import RunFolder
-from ipsolve.validation import build
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import Config
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.evaluate import Evaluation
 from ray_jobs.evaluate import main as evaluate
 from ray_jobs.merge import main as merge
-from ray_jobs.pipeline import provenance
+from ray_jobs.pipeline.folder import provenance
+from ray_jobs.pipeline.folder.tidy import compact
 from ray_jobs.pipeline.job import lost_with_the_cluster
-from ray_jobs.pipeline.upkeep import compact
 from tests.metrics.test_features import inception as inception  # a fixture
 from tests.ray_jobs.small_runs import ROOT, do, experiment, mapping
 from tests.ray_jobs.test_track import finish

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from tests.ray_jobs.ray_head import JOB, ROOT, Head, running_head, wait_for
 from tests.ray_jobs.small_runs import mapping

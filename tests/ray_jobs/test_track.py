@@ -14,11 +14,11 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from ipsolve.experiment import Experiment
-from ipsolve.results import RunFolder
-from ipsolve.summary import write_summary
+from ipsolve.runs.experiment import Experiment
+from ipsolve.runs.results import RunFolder
+from ipsolve.runs.summary import write_summary
 from ray_jobs import cli, track
-from ray_jobs.pipeline import provenance
+from ray_jobs.pipeline.folder import provenance
 from ray_jobs.tracking import overview
 from ray_jobs.tracking.times import milliseconds, solver_spans
 from tests.ray_jobs.small_runs import do, experiment

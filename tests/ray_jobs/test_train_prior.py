@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ipsolve.datasets.portraits import render
-from ipsolve.errors import RequestError
 from ipsolve.priors import load_prior
-from ray_jobs.pipeline import cluster
+from ipsolve.requests.errors import RequestError
+from ray_jobs.pipeline.cluster import connection as cluster
 from ray_jobs.train_prior import main, train_prior
 from ray_jobs.training.config import TrainingConfig, UNet, load_config, parse_config
 from ray_jobs.training.export import encode, fold_whitening

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ipsolve.config import read_mapping
 from ipsolve.conventions import UNITS
-from ipsolve.errors import RequestError
 from ipsolve.report import RunView, build_report, console_table, markdown, open_run
 from ipsolve.report.strips import choose, strips
 from ipsolve.report.tables import headline, number, published_lines, shown_columns, task_lines
 from ipsolve.report.view import Published
-from ipsolve.validation import build
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.validation import build
+from ipsolve.runs.config import read_mapping
 from ray_jobs import report as command
 from tests.synthetic_run import write_run
 

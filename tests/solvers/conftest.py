@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from ipsolve.measurement import Measurement, measure
 from ipsolve.operators import Operator, parse_task
 from ipsolve.priors import Prior, scaled_linear
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
+from ipsolve.problem import Measurement, measure
 
 SHAPE = (3, 8, 8)
 LATENT = (12, 4, 4)

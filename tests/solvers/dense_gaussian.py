@@ -8,12 +8,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators.base import Operator
 from ipsolve.operators.matrix import Matrix
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import Edm, FlowMatching, Level, Schedule, linear
+from ipsolve.problem import Measurement
 from ipsolve.randomness import ImageRng, image_rng
 
 SCHEDULES: dict[str, Schedule] = {"vp": linear(), "ve": Edm(), "flow": FlowMatching()}

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators import SpectralOperator
 from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import Level
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import Edm, Schedule, linear
+from ipsolve.problem import Measurement
 from ipsolve.randomness import ImageRng, image_rng
-from ipsolve.solvers.filtering import FilteringSolver, Observation
+from ipsolve.solvers.steps.filtering import FilteringSolver, Observation
 
 F64 = torch.float64
 MEAN = torch.tensor([0.5, -1.0, 0.3], dtype=F64)

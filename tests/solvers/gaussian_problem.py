@@ -10,12 +10,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import Level, Prior, linear
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import Edm, Schedule
+from ipsolve.problem import Measurement
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import Solver
 

@@ -8,7 +8,7 @@ from ipsolve.operators import LinearOperator
 from ipsolve.priors import Prior
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import parse_solver
-from ipsolve.solvers.tv import differences, differences_adjoint, total_variation, tv_prox
+from ipsolve.solvers.classical.tv import differences, differences_adjoint, total_variation, tv_prox
 
 from .conftest import problem
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.errors import RequestError
 from ipsolve.operators import parse_task
 from ipsolve.priors import Prior
 from ipsolve.randomness import image_rng
+from ipsolve.requests.errors import RequestError
 from ipsolve.solvers.base import parse_solver
-from ipsolve.solvers.daps import DAPS
-from ipsolve.solvers.likelihood import Likelihood
+from ipsolve.solvers.decoupled.daps import DAPS
+from ipsolve.solvers.steps.likelihood import Likelihood
 
 from .conftest import problem
 from .dense_gaussian import DenseGaussian, Opaque, dense_gaussian

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.errors import RequestError
-from ipsolve.measurement import Measurement
 from ipsolve.operators import parse_task
 from ipsolve.priors import MeteredPrior, Prior
+from ipsolve.problem import Measurement
 from ipsolve.randomness import image_rng
+from ipsolve.requests.errors import RequestError
 from ipsolve.solvers.base import parse_solver
-from ipsolve.solvers.dcdp import DCDP
-from ipsolve.solvers.optimise import Objective, adamw
-from ipsolve.solvers.sitcom import SITCOM
+from ipsolve.solvers.decoupled.dcdp import DCDP
+from ipsolve.solvers.decoupled.sitcom import SITCOM
+from ipsolve.solvers.steps.optimise import Objective, adamw
 
 from .conftest import problem
 from .dense_gaussian import DenseGaussian, dense_gaussian

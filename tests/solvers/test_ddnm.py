@@ -13,7 +13,7 @@ from ipsolve.operators import SpectralOperator
 from ipsolve.priors import Level, MeteredPrior, Prior
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import parse_solver
-from ipsolve.solvers.ddnm import DDNM, time_travel
+from ipsolve.solvers.projection.ddnm import DDNM, time_travel
 
 from .conftest import SHAPE, problem
 from .dense_gaussian import SCHEDULES, dense_gaussian

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators import SpectralOperator
 from ipsolve.operators.circulant import Circulant
 from ipsolve.priors import Level
+from ipsolve.problem import Measurement
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import Solver
-from ipsolve.solvers.ddnm import DDNM
-from ipsolve.solvers.ddrm import DDRM
+from ipsolve.solvers.projection.ddnm import DDNM
+from ipsolve.solvers.projection.ddrm import DDRM
 
 from .conftest import SHAPE, problem
 from .dense_gaussian import SCHEDULES, DenseGaussian

@@ -11,8 +11,8 @@ from torch import Tensor
 from ipsolve.priors import Prior
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import Solver
-from ipsolve.solvers.ddnm import DDNM
-from ipsolve.solvers.dds import DDS
+from ipsolve.solvers.projection.ddnm import DDNM
+from ipsolve.solvers.projection.dds import DDS
 
 from .conftest import problem
 from .dense_gaussian import SCHEDULES, DenseGaussian

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.errors import RequestError
 from ipsolve.operators import LinearOperator, parse_task
 from ipsolve.priors import Prior
 from ipsolve.randomness import image_rng
+from ipsolve.requests.errors import RequestError
 from ipsolve.solvers.base import parse_solver
-from ipsolve.solvers.diffpir import DiffPIR
+from ipsolve.solvers.decoupled.diffpir import DiffPIR
 
 from .conftest import problem
 from .dense_gaussian import SCHEDULES, DenseGaussian, Opaque, dense_gaussian

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from ipsolve.conventions import norm
-from ipsolve.errors import RequestError
 from ipsolve.operators import parse_task
 from ipsolve.priors import Level, MeteredPrior, Prior
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.randomness import image_rng
+from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import parse_solver
-from ipsolve.solvers.dps import DPS
-from ipsolve.solvers.mcg import MCG
+from ipsolve.solvers.guidance.dps import DPS
+from ipsolve.solvers.guidance.mcg import MCG
 
 from .conftest import problem
 from .gaussian_problem import IDS, SCHEDULES, D, GaussianProblem, gaussian_problem, mv, steps

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.errors import RequestError
-from ipsolve.measurement import Measurement
 from ipsolve.operators import Operator, parse_task
 from ipsolve.priors import MeteredPrior, Prior
+from ipsolve.problem import Measurement
 from ipsolve.randomness import ImageRng, image_rng
+from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import SOLVERS, Solver, parse_solver
 
 from .conftest import problem

@@ -13,10 +13,10 @@ from ipsolve.priors import Level
 from ipsolve.priors.schedules import Edm, FlowMatching, Schedule, linear
 from ipsolve.randomness import ImageRng
 from ipsolve.solvers import Solver
-from ipsolve.solvers.dmps import DMPS
-from ipsolve.solvers.ilvr import ILVR
-from ipsolve.solvers.score_ald import ScoreALD
-from ipsolve.solvers.score_sde import ScoreSDE
+from ipsolve.solvers.explicit.dmps import DMPS
+from ipsolve.solvers.explicit.score_ald import ScoreALD
+from ipsolve.solvers.projection.ilvr import ILVR
+from ipsolve.solvers.projection.score_sde import ScoreSDE
 
 from .dense_gaussian import DenseGaussian
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ipsolve.errors import RequestError
 from ipsolve.operators import parse_task
 from ipsolve.priors.schedules import linear
-from ipsolve.solvers.fps import FPS
+from ipsolve.requests.errors import RequestError
+from ipsolve.solvers.monte_carlo.fps import FPS
 
 from .gaussian_chain import (
     F64,

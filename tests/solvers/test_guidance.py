@@ -14,16 +14,16 @@ from torch import Tensor
 from ipsolve.conventions import norm
 from ipsolve.operators import LinearOperator
 from ipsolve.priors import Level, MeteredPrior, Prior
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import Solver, parse_solver
-from ipsolve.solvers.dps import DPS
-from ipsolve.solvers.dsg import DSG
-from ipsolve.solvers.latent_dps import LatentDPS
-from ipsolve.solvers.mcg import MCG
-from ipsolve.solvers.mmps import MMPS
-from ipsolve.solvers.mpgd import MPGD
-from ipsolve.solvers.pigdm import PiGDM
+from ipsolve.solvers.guidance.dps import DPS
+from ipsolve.solvers.guidance.dsg import DSG
+from ipsolve.solvers.guidance.latent_dps import LatentDPS
+from ipsolve.solvers.guidance.mcg import MCG
+from ipsolve.solvers.guidance.mmps import MMPS
+from ipsolve.solvers.guidance.mpgd import MPGD
+from ipsolve.solvers.guidance.pigdm import PiGDM
 
 from .conftest import SHAPE, ShuffledPrior, mixture, problem
 from .gaussian_problem import D, Reparametrised, gaussian_problem

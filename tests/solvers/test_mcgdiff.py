@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from ipsolve.errors import RequestError
-from ipsolve.measurement import Measurement
 from ipsolve.operators import parse_task
 from ipsolve.operators.matrix import Matrix
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import Level, linear
-from ipsolve.solvers.mcgdiff import MCGDiff
+from ipsolve.problem import Measurement
+from ipsolve.requests.errors import RequestError
+from ipsolve.solvers.monte_carlo.mcgdiff import MCGDiff
 
 from .gaussian_chain import (
     COVARIANCE,

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import MeteredPrior, Prior
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import FlowMatching
+from ipsolve.problem import Measurement
 from ipsolve.randomness import image_rng
-from ipsolve.solvers.likelihood import Likelihood
-from ipsolve.solvers.mmps import MMPS
+from ipsolve.solvers.guidance.mmps import MMPS
+from ipsolve.solvers.steps.likelihood import Likelihood
 
 from .conftest import problem
 from .gaussian_problem import IDS, SCHEDULES, D, M, gaussian_problem, mv, steps

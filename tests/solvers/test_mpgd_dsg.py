@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from ipsolve.conventions import norm
-from ipsolve.errors import RequestError
 from ipsolve.operators import LinearOperator, parse_task
 from ipsolve.priors import MeteredPrior, Prior
 from ipsolve.randomness import image_rng
+from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import parse_solver
-from ipsolve.solvers.dps import DPS
-from ipsolve.solvers.dsg import DSG
-from ipsolve.solvers.mpgd import AE_SCALE, MPGD
-from ipsolve.solvers.steps import posterior_std
+from ipsolve.solvers.guidance.dps import DPS
+from ipsolve.solvers.guidance.dsg import DSG
+from ipsolve.solvers.guidance.mpgd import AE_SCALE, MPGD
+from ipsolve.solvers.steps.diffusion import posterior_std
 
 from .conftest import ShuffledPrior, mixture, problem
 from .gaussian_problem import IDS, SCHEDULES, D, GaussianProblem, Step, gaussian_problem, mv, steps

@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 
-from ipsolve.measurement import Measurement
+from ipsolve.problem import Measurement
 from ipsolve.solvers import SOLVERS
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import consistency
 from ipsolve.operators import LinearOperator
 from ipsolve.priors import MeteredPrior, Prior
 from ipsolve.priors.base import Prior as BasePrior
 from ipsolve.priors.schedules import Level
+from ipsolve.problem import consistency
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import parse_solver
-from ipsolve.solvers.likelihood import Likelihood
-from ipsolve.solvers.nullspace_resample import NullspaceReSample
-from ipsolve.solvers.steps import ddim_step, noise_in
+from ipsolve.solvers.consistency.nullspace_resample import NullspaceReSample
+from ipsolve.solvers.steps.diffusion import ddim_step, noise_in
+from ipsolve.solvers.steps.likelihood import Likelihood
 
 from .conftest import problem
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ipsolve.solvers.optimise import Objective, adamw
+from ipsolve.solvers.steps.optimise import Objective, adamw
 
 TARGETS = torch.tensor([[0.0, 0.5], [3.0, -1.0], [0.02, 0.01]], dtype=torch.float64)
 START = torch.zeros_like(TARGETS)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators import Operator, SpectralOperator
 from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import Level, Prior
+from ipsolve.problem import Measurement
 from ipsolve.randomness import ImageRng, image_rng
-from ipsolve.solvers.filtering import GaussianStep, Observation, diffused_measurement
-from ipsolve.solvers.particles import (
+from ipsolve.solvers.steps.filtering import GaussianStep, Observation, diffused_measurement
+from ipsolve.solvers.steps.particles import (
     ParticleSolver,
     _inverse_cdf,
     effective_sample_size,
@@ -23,7 +23,7 @@ from ipsolve.solvers.particles import (
     multinomial,
     systematic,
 )
-from ipsolve.solvers.spectral import inverse_singular_values
+from ipsolve.solvers.steps.spectral import inverse_singular_values
 
 from .conftest import problem
 

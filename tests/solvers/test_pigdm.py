@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ipsolve.priors import Level, MeteredPrior, Prior
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import FlowMatching
 from ipsolve.randomness import image_rng
-from ipsolve.solvers.mmps import MMPS
-from ipsolve.solvers.pigdm import PiGDM
+from ipsolve.solvers.guidance.mmps import MMPS
+from ipsolve.solvers.guidance.pigdm import PiGDM
 
 from .conftest import problem
 from .gaussian_problem import BATCH, IDS, SCHEDULES, D, GaussianProblem, M, Step, gaussian_problem, mv, steps

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.errors import RequestError
-from ipsolve.measurement import Measurement
 from ipsolve.operators import parse_task
 from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import Prior
+from ipsolve.problem import Measurement
 from ipsolve.randomness import image_rng
+from ipsolve.requests.errors import RequestError
 from ipsolve.solvers.base import parse_solver
-from ipsolve.solvers.red_diff import REDDiff
+from ipsolve.solvers.variational.red_diff import REDDiff
 
 from .conftest import problem
 from .dense_gaussian import DenseGaussian, dense_gaussian

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators import Operator
 from ipsolve.priors import Level, MeteredPrior, Prior, scaled_linear
+from ipsolve.problem import Measurement
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import parse_solver
-from ipsolve.solvers.hard_consistency import is_hit, phase_of, resampling_variance
-from ipsolve.solvers.resample import ReSample
+from ipsolve.solvers.consistency.resample import ReSample
+from ipsolve.solvers.steps.hard_consistency import is_hit, phase_of, resampling_variance
 
 from .conftest import LATENT, ShuffledPrior, mixture, problem
 

@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ipsolve.errors import RequestError
 from ipsolve.operators import LinearOperator, parse_task
 from ipsolve.priors import Level, Prior
 from ipsolve.priors.schedules import linear
 from ipsolve.randomness import image_rng
-from ipsolve.solvers.fps import FPS
-from ipsolve.solvers.smcdiff import SMCDiff
+from ipsolve.requests.errors import RequestError
+from ipsolve.solvers.monte_carlo.fps import FPS
+from ipsolve.solvers.monte_carlo.smcdiff import SMCDiff
 
 from .conftest import problem
 from .gaussian_chain import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ipsolve.priors import Level, linear, scaled_linear
-from ipsolve.solvers.steps import (
+from ipsolve.solvers.steps.diffusion import (
     cap_rms,
     ddim_step,
     gradient,

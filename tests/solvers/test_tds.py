@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from ipsolve.measurement import Measurement
 from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import MeteredPrior, Prior
-from ipsolve.priors.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixture import MixturePrior
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import linear
+from ipsolve.problem import Measurement
 from ipsolve.randomness import image_rng
-from ipsolve.solvers.tds import TDS
+from ipsolve.solvers.monte_carlo.tds import TDS
 
 from .conftest import problem
 from .gaussian_chain import (

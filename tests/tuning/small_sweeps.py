@@ -14,10 +14,10 @@ from PIL import Image
 from ipsolve.conventions import to_uint8
 from ipsolve.priors import PriorSpec, PriorSummary, load_prior, prior_spec
 from ipsolve.priors.base import Prior
-from ipsolve.priors.unet import Precision
+from ipsolve.priors.networks.unet import Precision
 from ipsolve.randomness import ImageRng
-from ipsolve.results import RunFolder
-from ipsolve.validation import build
+from ipsolve.requests.validation import build
+from ipsolve.runs.results import RunFolder
 from tuning.config import SweepConfig
 from tuning.ledger import Ledger
 from tuning.problem import Scores

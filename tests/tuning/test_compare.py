@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
 from tests.tuning.small_sweeps import mapping
 from tuning.compare import Finished, compare, main

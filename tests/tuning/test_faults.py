@@ -18,10 +18,10 @@ from optuna.trial import TrialState
 
 from ipsolve.priors import PriorSpec, PriorSummary, load_prior, prior_spec
 from ipsolve.priors.base import Prior
-from ipsolve.priors.unet import Precision
-from ipsolve.results import RunFolder
+from ipsolve.priors.networks.unet import Precision
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline import cluster
+from ray_jobs.pipeline.cluster import connection as cluster
 from tests.tuning.small_sweeps import PRIOR, SIZE, sweep
 from tuning.ledger import Ledger
 from tuning.request import Sweep

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import SOLVERS
 from ray_jobs import cli
 from tests.tuning.small_sweeps import draw_images, mapping, sweep

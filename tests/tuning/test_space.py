@@ -10,7 +10,7 @@ import optuna
 import pytest
 from scipy import stats
 
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import parse_solver
 from tuning.space import Space, parse_space
 

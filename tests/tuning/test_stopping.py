@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ipsolve.results import RunFolder
+from ipsolve.runs.results import RunFolder
 from tests.tuning.small_sweeps import sweep
 from tuning.ledger import Ledger
 from tuning.problem import Report

@@ -18,11 +18,11 @@ import ray
 import yaml
 from mlflow import MlflowClient
 
-from ipsolve.config import load_config
-from ipsolve.results import RunFolder
+from ipsolve.runs.config import load_config
+from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.evaluate import main as evaluate
-from ray_jobs.pipeline import cluster
+from ray_jobs.pipeline.cluster import connection as cluster
 from tests.tuning.small_sweeps import STD, CountedPrior, mapping, sweep
 from tuning.sweep import main, run_sweep
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from ipsolve.errors import RequestError
+from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
-from ray_jobs.pipeline import worker
+from ray_jobs.pipeline.stages import worker
 from tests.tuning.small_sweeps import drive, mapping, sweep
 from tuning.ledger import grid_of, state_of
 from tuning.outcome import best_trials, trial_table

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from ipsolve.config import load_config
-from ipsolve.errors import RequestError
-from ipsolve.experiment import Experiment
+from ipsolve.requests.errors import RequestError
+from ipsolve.runs.config import load_config
+from ipsolve.runs.experiment import Experiment
 from tests.tuning.small_sweeps import STD, drive, sweep
 from tuning.ledger import state_of
 from tuning.objective import Objective

@@ -9,8 +9,8 @@ import numpy as np
 
 from ipsolve.datasets.base import Image, ImageError, Source, digest
 from ipsolve.datasets.portraits.render import MIN_SIZE, render
-from ipsolve.errors import RequestError
-from ipsolve.registry import did_you_mean
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import did_you_mean
 
 SPLIT_LENGTH = 1_000_000
 SPLITS = {"train": 0, "val": SPLIT_LENGTH, "test": 2 * SPLIT_LENGTH}  # first portrait of each; disjoint ranges

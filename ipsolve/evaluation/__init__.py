@@ -1,0 +1,1 @@
+"""Degrade, solve and score a batch of images; knows nothing of Ray."""

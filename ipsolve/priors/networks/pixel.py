@@ -1,0 +1,90 @@
+"""Diffusion priors on images themselves: a UNet and a noise schedule."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any, ClassVar
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from ipsolve.priors.base import Shape
+from ipsolve.priors.networks.diffusers_folder import fingerprint, resolve
+from ipsolve.priors.networks.unet import (
+    DEFAULT_EXECUTION,
+    Execution,
+    Precision,
+    UNetPrior,
+    load_unet,
+    state_shape,
+    unet_state_shape,
+)
+from ipsolve.priors.schedules import Level, Schedule
+from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary
+
+
+class PixelPrior(UNetPrior):
+    """A diffusion model of images, (B, C, H, W) in [-1, 1]; ``encode`` and ``decode`` are the identity.
+
+    A UNet of 3 p^2 channels takes images cut into patches of p x p pixels, the pixels of a patch as its channels:
+    a permutation of the numbers, with which a small network sees a large image.
+    """
+
+    name = "pixel"
+
+    def __init__(
+        self, unet: Any, schedule: Schedule, prediction_type: str = "epsilon", execution: Execution = DEFAULT_EXECUTION
+    ) -> None:
+        super().__init__(unet, schedule, prediction_type, execution)
+        state = state_shape(dict(unet.config), "unet")
+        self.patch_size = patch_size(state)
+        self.image_shape = self.latent_shape = images_of_patches(state)
+
+    def denoise(self, x_t: Tensor, t: Level) -> Tensor:
+        if self.patch_size == 1:
+            return super().denoise(x_t, t)
+        return pixel_shuffle(super().denoise(pixel_unshuffle(x_t, self.patch_size), t), self.patch_size)
+
+
+def patch_size(state: Shape) -> int:
+    """Return p of states (3 p^2, h, w); 1 where the channels are no such number."""
+    side = math.isqrt(state[0] // 3)
+    return side if state[0] == 3 * side**2 else 1
+
+
+def images_of_patches(state: Shape) -> Shape:
+    """Return the shape of the images that a UNet on states of this shape is of."""
+    channels, height, width = state
+    p = patch_size(state)
+    return channels // p**2, height * p, width * p
+
+
+@PRIORS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
+class PixelSpec(PriorSpec):
+    """A folder in diffusers layout: ``unet/`` (UNet2DModel) and ``scheduler/``, safetensors only.
+
+    Args:
+        path: the folder, or ``builtin:NAME``.
+        compile: whether the network goes through torch.compile.
+        channels_last: memory layout of the network.
+    """
+
+    name: ClassVar[str] = "pixel"
+    path: str
+    compile: bool = False
+    channels_last: bool = True
+
+    def summary(self) -> PriorSummary:
+        return PriorSummary(images_of_patches(unet_state_shape(resolve(self.path))), latent=False)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(fingerprint(resolve(self.path), ("unet", "scheduler")).encode()).hexdigest()
+
+    def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> PixelPrior:
+        self.summary()
+        execution = Execution(device, precision, self.compile, self.channels_last)
+        return PixelPrior(*load_unet(resolve(self.path), execution.dtype), execution)

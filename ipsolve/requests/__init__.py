@@ -1,0 +1,1 @@
+"""What a person asked for: names to objects, and how a wrong request is refused."""

@@ -1,0 +1,113 @@
+"""From a mapping of a request to a checked object, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import did_you_mean
+from ipsolve.requests.secrets import refuse_secrets
+
+T = TypeVar("T")
+
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
+
+
+def build(cls: type[T], mapping: object, where: str) -> T:
+    """Return ``cls(**mapping)`` for a pydantic dataclass or model, with types and ranges checked.
+
+    Args:
+        cls: the class; its field types carry the ranges.
+        mapping: what the user wrote under the key ``where``.
+        where: dotted path of ``mapping`` in the request, such as ``solvers.resample``; it starts the message. Empty for
+            the request itself.
+
+    Raises:
+        RequestError: one line for the first fault, for example a secret in a URI,
+            ``solvers.resample.num_steps: must be greater than 0 (got -3)`` or
+            ``tasks.sr4.facter: unknown key (did you mean 'factor'?); allowed: factor``.
+    """
+    if not isinstance(mapping, Mapping):
+        raise RequestError(f"{where or 'config'}: must be a mapping of keys to values (got {mapping!r})")
+    refuse_secrets(mapping, where)
+    not_words = [key for key in mapping if not isinstance(key, str)]
+    if not_words:
+        raise RequestError(f"{where or 'config'}: keys must be words (got {not_words[0]!r})")
+    try:
+        return TypeAdapter(cls).validate_python(dict(mapping))
+    except ValidationError as error:
+        raise RequestError(_explain(cls, mapping, where, error)) from None
+
+
+def unknown_key(where: str, key: str, allowed: Iterable[str]) -> RequestError:
+    """Return the error for a key that nothing knows, with the nearest key and all allowed ones."""
+    names = list(allowed)
+    listed = f"; allowed: {', '.join(names)}" if names else "; no keys are allowed here"
+    return RequestError(f"{_dotted(where, key)}: unknown key{did_you_mean(key, names)}{listed}")
+
+
+def _dotted(*parts: str) -> str:
+    return ".".join(filter(None, parts))
+
+
+def field_names(cls: object) -> list[str]:
+    """Return the names of the fields of a dataclass or pydantic model, in order; empty for other types."""
+    if isinstance(cls, type) and issubclass(cls, BaseModel):
+        return list(cls.model_fields)
+    return [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
+
+
+def _explain(cls: type, mapping: object, where: str, error: ValidationError) -> str:
+    # an unknown key first: a missing one beside it is most often the same key misspelt
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] not in _UNKNOWN)
+    fault = faults[0]
+    kind, location = fault["type"], fault["loc"]
+    path, owner = _locate(cls, mapping, location, keep_last=kind in _MISSING)
+    if kind in _UNKNOWN:
+        return str(unknown_key(_dotted(where, *path[:-1]), path[-1], field_names(owner)))
+    spot = _dotted(where, *path)
+    if kind in _MISSING:
+        return f"{spot}: is required"
+    if "ctx" in fault and "error" in fault["ctx"]:
+        return f"{spot}: {fault['ctx']['error']}"
+    if kind == "too_short":
+        return f"{spot}: must not be empty"
+    message = re.sub(r"^\w+ should (be )?", lambda found: "must be " if found[1] else "must ", fault["msg"])
+    words = [choice for other in faults if other["type"] == "literal_error" for choice in [other["ctx"]["expected"]]]
+    if words and kind != "literal_error":  # of a union such as a number or 'auto' pydantic names one branch at a time
+        message += f", or {words[0]}"
+    return f"{spot}: {message} (got {fault['input']!r})".replace("\n", " ")
+
+
+def _locate(cls: object, value: Any, location: tuple[int | str, ...], keep_last: bool) -> tuple[list[str], object]:
+    """Return the path of a fault in the user's own words and the class that owns its last key.
+
+    pydantic also puts the branches of a union into a location; those are not keys of the user and are left out.
+    """
+    path: list[str] = []
+    owner = cls
+    for index, part in enumerate(location):
+        if path:
+            owner = _type_of(owner, path[-1])
+        if part in (value if isinstance(value, Mapping) else range(len(value)) if isinstance(value, list) else ()):
+            value = value[part]
+        elif not (keep_last and index == len(location) - 1):
+            continue
+        path.append(str(part))
+    return path, owner
+
+
+def _type_of(owner: object, name: str) -> object:
+    """Return the class behind field ``name`` of ``owner``, looking through optionals and containers."""
+    hints = get_type_hints(owner) if field_names(owner) else {}
+    if name not in hints:  # a key of a dict or an index of a list, whose values are of the class found already
+        return owner
+    hint = hints[name]
+    candidates = [hint, *get_args(hint)]
+    return next((each for each in candidates if field_names(each)), None)

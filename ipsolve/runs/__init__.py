@@ -1,0 +1,1 @@
+"""A run: its configuration, its cells, its rows and their summary."""

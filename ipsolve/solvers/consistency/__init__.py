@@ -1,0 +1,3 @@
+"""Hard data consistency at some steps."""
+
+from ipsolve.solvers.consistency import nullspace_resample, resample  # noqa: F401

@@ -1,0 +1,3 @@
+"""Likelihood scores written down."""
+
+from ipsolve.solvers.explicit import dmps, score_ald  # noqa: F401

@@ -1,0 +1,83 @@
+"""DSG: guidance with a spherical Gaussian constraint.
+
+Yang et al. 2024, "Guidance with Spherical Gaussian Constraint for Conditional Diffusion" (arXiv 2402.03201). Noise of
+std sigma in n dimensions lies near the sphere of radius r = sqrt(n) sigma. A guided step therefore stays on the
+sphere around the mean of x_s and only turns from a random direction towards that of steepest descent:
+
+    d* = -r g / ||g||,    g = grad_{x_t} ||y - A(x_0(x_t))||
+    d  = sigma z + guidance_rate (d* - sigma z),    z ~ N(0, I)
+    x_s = mean + r d / ||d||,
+
+with mean and sigma those of DDIM_eta. The length of the step is thus free of any scale of the loss.
+
+Departure of the authors' code that is not followed: norms of the residual over the batch, and x_0 clipped to [-1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from ipsolve.conventions import norm, per_image
+from ipsolve.operators.base import Operator
+from ipsolve.priors.base import Prior
+from ipsolve.problem import Measurement
+from ipsolve.randomness import ImageRng
+from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.solvers.steps.diffusion import ddim_step, initial_state, noise_in
+from ipsolve.solvers.steps.guidance import denoise_with_gradient
+from ipsolve.solvers.steps.likelihood import Likelihood
+
+
+@SOLVERS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
+class DSG(Solver):
+    """DSG with any differentiable operator; for latent priors the gradient is also taken through the decoder.
+
+    Args:
+        eta: of the DDIM steps; their noise is what is guided, so 0 would leave nothing.
+        guidance_rate: how far each guided step turns, 0 random to 1 steepest descent (which fits the noise of y).
+        interval: guide every so many steps, counted from the end.
+    """
+
+    name: ClassVar[str] = "dsg"
+    paper: ClassVar[str] = "Yang et al. 2024 (2402.03201)"
+    family: ClassVar[str] = "guidance"
+
+    num_steps: Annotated[int, Field(ge=1)] = 100
+    eta: Annotated[float, Field(gt=0, le=1)] = 1.0
+    guidance_rate: Annotated[float, Field(ge=0, le=1)] = 0.2
+    interval: Annotated[int, Field(ge=1)] = 1
+
+    def cost(self) -> str:
+        guided = math.ceil(self.num_steps / self.interval)
+        return f"{self.num_steps} denoiser calls, {guided} of them with a backward call (and decoder calls likewise)"
+
+    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
+        data = Likelihood(measurement, operator, prior)
+        levels = prior.schedule.levels(self.num_steps)
+        x_t = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        for step, (t, s) in enumerate(pairwise(levels)):
+            noise = rng.normal(*prior.latent_shape, dtype=x_t.dtype)
+            if (self.num_steps - 1 - step) % self.interval == 0:
+                x_0, g = denoise_with_gradient(prior, x_t, t, data.distance)
+                noise = _turn(noise, g, self.guidance_rate)
+            else:
+                x_0 = prior.denoise(x_t, t)
+            x_t = ddim_step(x_0, noise_in(x_t, x_0, t), t, s, self.eta, noise)
+        return prior.decode(x_t)
+
+
+def _turn(z: Tensor, g: Tensor, rate: float) -> Tensor:
+    """Return z turned towards -g on the sphere of radius sqrt(n), n the dimension of an image."""
+    radius = math.sqrt(z[0].numel())
+    tiny = torch.finfo(z.dtype).tiny  # a gradient of 0 has no direction to turn to
+    descent = -radius * g / per_image(norm(g).clamp_min(tiny), g)
+    d = z + rate * (descent - z)
+    return radius * d / per_image(norm(d).clamp_min(tiny), d)

@@ -1,0 +1,83 @@
+"""MMPS: moment matching posterior sampling.
+
+Rozet et al. 2024, "Learning Diffusion Priors from Observations by Expectation Maximization" (arXiv 2405.13712),
+section 4. p(x_0 | x_t) is taken as the Gaussian with its own mean and covariance, which are the denoiser and, by
+Tweedie's formula, its Jacobian J = d x_0 / d x_t: Cov[x_0 | x_t] = sigma_t^2 / alpha_t J. Then
+
+    E[x_0 | x_t, y] = x_0 + Cov A^T v,      (sigma_y^2 I + A Cov A^T) v = y - A x_0,
+
+and DDIM_eta runs with this estimate in place of x_0. It is exact for a Gaussian prior, whatever its covariance.
+
+v comes from a few conjugate gradient steps, each a backward call. They need a symmetric positive J. That of an exact
+denoiser is; that of a network is nearly so at best, and the authors' later code therefore prefers GMRES. Where CG
+meets a direction of negative curvature it stops for that image and keeps what it has.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from ipsolve.linalg import conjugate_gradient
+from ipsolve.operators.base import LinearOperator, Operator
+from ipsolve.priors.base import Prior
+from ipsolve.priors.schedules import Level
+from ipsolve.problem import Measurement
+from ipsolve.randomness import ImageRng
+from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.solvers.steps.diffusion import ddim_step, denoise_with_pullback, initial_state, noise_in
+from ipsolve.solvers.steps.likelihood import Likelihood
+
+
+@SOLVERS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
+class MMPS(Solver):
+    """MMPS with a pixel prior.
+
+    Args:
+        iterations: conjugate gradient steps for v, 1 to 5 in the paper.
+        eta: 1 for DDPM steps, 0 for DDIM.
+    """
+
+    name: ClassVar[str] = "mmps"
+    paper: ClassVar[str] = "Rozet et al. 2024 (2405.13712)"
+    family: ClassVar[str] = "guidance"
+    requires: ClassVar[Requirements] = Requirements(linear=True, latent=False)
+
+    num_steps: Annotated[int, Field(ge=1)] = 100
+    iterations: Annotated[int, Field(ge=1)] = 5
+    eta: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    def cost(self) -> str:
+        return f"{self.num_steps} denoiser calls, each with {self.iterations + 1} backward calls"
+
+    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
+        assert isinstance(operator, LinearOperator)
+        data = Likelihood(measurement, operator, prior)
+        levels = prior.schedule.levels(self.num_steps)
+        x_t = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        for t, s in pairwise(levels):
+            x_0 = self._posterior_mean(data, operator, x_t, t)
+            noise = rng.normal(*prior.latent_shape, dtype=x_t.dtype)
+            x_t = ddim_step(x_0, noise_in(x_t, x_0, t), t, s, self.eta, noise)
+        return x_t
+
+    def _posterior_mean(self, data: Likelihood, operator: LinearOperator, x_t: Tensor, t: Level) -> Tensor:
+        """Return the estimate of E[x_0 | x_t, y]."""
+        if t.alpha == 0:  # Tweedie's covariance is 0 / 0 at pure noise
+            return data.prior.denoise(x_t, t)
+        x_0, pullback = denoise_with_pullback(data.prior, x_t, t)
+
+        def covariance_adjoint(v: Tensor) -> Tensor:
+            return t.sigma**2 / t.alpha * pullback(operator.adjoint(v))
+
+        def evidence(v: Tensor) -> Tensor:
+            return data.measurement.noise_std**2 * v + operator.forward(covariance_adjoint(v))
+
+        # tolerance 0: a stop per image would save nothing, since a backward call is paid for by the whole batch
+        v = conjugate_gradient(evidence, -data.residual(x_0), self.iterations, tolerance=0.0)
+        return x_0 + covariance_adjoint(v)

@@ -1,0 +1,3 @@
+"""Particles."""
+
+from ipsolve.solvers.monte_carlo import fps, mcgdiff, smcdiff, tds  # noqa: F401

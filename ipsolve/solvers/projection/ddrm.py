@@ -1,0 +1,94 @@
+"""DDRM: diffusion in the singular directions of A, each with the noise that it measures.
+
+Kawar, Elad, Ermon & Song 2022, "Denoising Diffusion Restoration Models" (arXiv 2201.11793), eq. 4 and 7-8. In the
+coordinates V^T x_s / alpha_s, with y_i = (U^T y)_i, r = sigma_s / alpha_s, x_0 and eps estimated from x_t:
+
+    s_i = 0:                N( x_0 + sqrt(1 - eta_c^2) r eps,                    (eta_c r)^2 )
+    0 < r s_i < sigma_y:    N( x_0 + sqrt(1 - eta^2) r (y - s_i x_0) / sigma_y,  (eta r)^2 )
+    r s_i >= sigma_y:       N( (1 - eta_b) x_0 + eta_b y / s_i,                  r^2 - (eta_b sigma_y / s_i)^2 )
+
+Sampling starts from N(y / s_i, r^2 - (sigma_y / s_i)^2) where r s_i >= sigma_y and from N(0, r^2) elsewhere. All of it
+is computed times alpha_s, so that levels of pure noise (alpha = 0) are included. Coordinates may be complex; directions
+below the operator's ``rank_tolerance`` count as s_i = 0 (the authors' code drops those below 1e-3).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from ipsolve.operators.base import Operator, SpectralOperator
+from ipsolve.priors.base import Prior
+from ipsolve.priors.schedules import Level
+from ipsolve.problem import Measurement
+from ipsolve.randomness import ImageRng
+from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.solvers.steps.diffusion import initial_state, noise_in, renoise
+from ipsolve.solvers.steps.spectral import inverse_singular_values, set_coordinates
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@SOLVERS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
+class DDRM(Solver):
+    """DDRM.
+
+    Args:
+        eta: share of fresh noise in directions that y measures worse than the level's noise (eta_A in the code).
+        eta_b: weight of y in directions that it measures better.
+        eta_c: share of fresh noise in directions that A does not see; null is ``eta``.
+    """
+
+    name: ClassVar[str] = "ddrm"
+    paper: ClassVar[str] = "Kawar et al. 2022 (2201.11793)"
+    family: ClassVar[str] = "projection"
+    requires: ClassVar[Requirements] = Requirements(linear=True, spectral=True, latent=False)
+
+    num_steps: Annotated[int, Field(ge=1)] = 20
+    eta: Share = 0.85
+    eta_b: Share = 1.0
+    eta_c: Share | None = None
+
+    def cost(self) -> str:
+        return f"{self.num_steps} denoiser calls"
+
+    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
+        assert isinstance(operator, SpectralOperator)
+        levels = prior.schedule.levels(self.num_steps)
+        x = self._start(operator, measurement, initial_state(prior, rng, levels[0], measurement.y.dtype), levels[0])
+        for t, s in pairwise(levels):
+            x_0 = prior.denoise(x, t)
+            noise = rng.normal(*prior.latent_shape, dtype=measurement.y.dtype)
+            x = self._step(operator, measurement, x_0, noise_in(x, x_0, t), noise, s)
+        return x
+
+    def _start(self, operator: SpectralOperator, measurement: Measurement, x: Tensor, t: Level) -> Tensor:
+        """Return the first state from x ~ N(0, sigma_t^2 I)."""
+        y, inverse = operator.measurement_to_spectral(measurement.y), inverse_singular_values(operator)
+        carried = t.alpha * measurement.noise_std * inverse  # noise std that y / s_i brings
+        share = (1 - (carried / t.sigma).square()).clamp_min(0).sqrt()
+        c = operator.to_spectral(x)
+        known = (inverse > 0) & (carried <= t.sigma)
+        return set_coordinates(operator, x, torch.where(known, t.alpha * inverse * y + share * c, c))
+
+    def _step(
+        self, operator: SpectralOperator, measurement: Measurement, x_0: Tensor, eps: Tensor, noise: Tensor, s: Level
+    ) -> Tensor:
+        """Return x_s from the estimates of x_0 and eps and from ``noise`` ~ N(0, I)."""
+        y, sigma_y = operator.measurement_to_spectral(measurement.y), measurement.noise_std
+        singular, inverse = operator.singular_values(), inverse_singular_values(operator)
+        c_0, fresh = operator.to_spectral(x_0), operator.to_spectral(noise)
+        unseen = renoise(x_0, eps, s, self.eta if self.eta_c is None else self.eta_c, noise)
+        carried = s.alpha * sigma_y * inverse
+        rest = (s.sigma**2 - (self.eta_b * carried).square()).clamp_min(0).sqrt()
+        c = s.alpha * ((1 - self.eta_b) * c_0 + self.eta_b * inverse * y) + rest * fresh
+        if sigma_y > 0:
+            weak = renoise(c_0, (y - singular * c_0) / sigma_y, s, self.eta, fresh)
+            c = torch.where(carried <= s.sigma, c, weak)
+        return set_coordinates(operator, unseen, torch.where(inverse > 0, c, operator.to_spectral(unseen)))

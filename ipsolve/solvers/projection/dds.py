@@ -1,0 +1,77 @@
+"""DDS: a few conjugate-gradient steps on every estimate of x_0.
+
+Chung, Lee & Ye 2024, "Decomposed Diffusion Sampler for Accelerating Large-Scale Inverse Problems" (arXiv 2303.05754):
+
+    x_0' = CG_M( (I + gamma A^T A) x = x_0 + gamma A^T y ),  started at x_0      noisy y
+    x_0' = CG_M( A^T A x = A^T y ),                          started at x_0      noiseless y
+    x_s  = alpha_s x_0' + sigma_s (sqrt(1 - eta^2) eps + eta n)
+
+M steps from x_0 stay in x_0 + Krylov space of A^T A, near the prior's estimate; run to the end, the first form is the
+proximal point of ||A x - y||^2 with weight 1 / gamma and the second the null-space projection of DDNM. Only forward and
+adjoint are needed. For latent priors x_0 = D(z_0) and the corrected image is encoded again. The total-variation term
+for 3-D volumes is left out.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from ipsolve.linalg import conjugate_gradient
+from ipsolve.operators.base import LinearOperator, Operator
+from ipsolve.priors.base import Prior
+from ipsolve.problem import Measurement
+from ipsolve.randomness import ImageRng
+from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.solvers.steps.diffusion import initial_state, noise_in, renoise
+
+
+@SOLVERS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
+class DDS(Solver):
+    """DDS. A measurement with noise_std 0 takes the noiseless form, which has no gamma.
+
+    Args:
+        cg_steps: M.
+        gamma: weight of the data against the estimate of the prior.
+        eta: share of fresh noise in each step.
+    """
+
+    name: ClassVar[str] = "dds"
+    paper: ClassVar[str] = "Chung, Lee & Ye 2024 (2303.05754)"
+    family: ClassVar[str] = "projection"
+    requires: ClassVar[Requirements] = Requirements(linear=True)
+
+    num_steps: Annotated[int, Field(ge=1)] = 50
+    cg_steps: Annotated[int, Field(ge=1)] = 5
+    gamma: Annotated[float, Field(gt=0)] = 1.0
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.85
+
+    def cost(self) -> str:
+        return f"{self.num_steps} denoiser calls (and decoder and encoder calls for latent priors)"
+
+    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
+        assert isinstance(operator, LinearOperator)
+        levels = prior.schedule.levels(self.num_steps)
+        z = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        for t, s in pairwise(levels):
+            z_0 = prior.denoise(z, t)
+            x_0 = self._consistent(operator, measurement, prior.decode(z_0))
+            noise = rng.normal(*prior.latent_shape, dtype=measurement.y.dtype)
+            z = renoise(prior.encode(x_0), noise_in(z, z_0, t), s, self.eta, noise)
+        return x_0
+
+    def _consistent(self, operator: LinearOperator, measurement: Measurement, x_0: Tensor) -> Tensor:
+        """Return the estimate after M steps of conjugate gradients, (B, *image_shape)."""
+        data = operator.adjoint(measurement.y)
+        if measurement.noise_std == 0:
+            return conjugate_gradient(lambda x: operator.adjoint(operator.forward(x)), data, self.cg_steps, x=x_0)
+
+        def normal(x: Tensor) -> Tensor:
+            return x + self.gamma * operator.adjoint(operator.forward(x))
+
+        return conjugate_gradient(normal, x_0 + self.gamma * data, self.cg_steps, x=x_0)

@@ -1,0 +1,1 @@
+"""The cluster: connection, growth, and what an actor gets of it."""
