@@ -27,7 +27,7 @@ test-slow: .venv ## the tests that take minutes each: every fault of benchmarks/
 lint: .venv ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict ipsolve
+	$(BIN)/mypy --strict ipsolve ray_jobs tuning
 
 format: .venv ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .

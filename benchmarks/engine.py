@@ -20,9 +20,9 @@ import torch
 from benchmarks.harness import Options, Row, cores, in_process, say
 from benchmarks.problem import PRIOR, SEED, SR4
 from ipsolve.conventions import from_uint8
+from ipsolve.evaluation.sampling import draw
 from ipsolve.metrics import METRICS
-from ipsolve.problem import measure
-from ipsolve.randomness import image_rng
+from ipsolve.problem import pose
 from ipsolve.requests.validation import build
 from ipsolve.runs.config import Config
 from ipsolve.runs.experiment import Experiment
@@ -79,7 +79,7 @@ def configuration(folder: str, num_batches: int, batch_size: int, num_steps: int
 def bare_loop(config: Mapping) -> Mapping:
     """Do the work as a script of one person would."""
     experiment = Experiment.of(build(Config, config, "config"))
-    (spec, noise), solver = experiment.tasks["sr4"], experiment.solvers["nullspace_resample"]
+    task, solver = experiment.tasks["sr4"], experiment.solvers["nullspace_resample"]
     size, limit, ends = config["compute"]["batch_size"], config["data"]["limit"], []
     start = time.time()
     prior = experiment.prior.load()
@@ -89,8 +89,7 @@ def bare_loop(config: Mapping) -> Mapping:
         image_ids = experiment.source.image_ids(indices)
         images = np.stack(experiment.source.load_batch(indices, experiment.image_size))
         x = from_uint8(torch.from_numpy(images).permute(0, 3, 1, 2))
-        operator, measurement = measure(spec, noise, x, SEED, image_ids)
-        x_hat = solver.solve(measurement, operator, prior, image_rng(SEED, image_ids, "solver"))
+        x_hat = draw(solver, pose(task, x, prior, SEED, image_ids).problem)[:, 0]
         for metric in metrics:
             metric(x_hat, x)
         ends.append(time.time())

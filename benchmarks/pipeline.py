@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 from ipsolve.runs.experiment import Experiment
-from ray_jobs.pipeline.cluster.allocation import plan_share
+from ipsolve.runs.results import RunFolder
+from ray_jobs.pipeline.cluster.allocation import allocate
+from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.stages.execute import execute
 from ray_jobs.pipeline.stages.reading import load
@@ -23,10 +25,11 @@ def reports(experiment: Experiment, seconds: Mapping[str, float] | None = None) 
     Raises:
         RuntimeError: an image failed.
     """
-    plan = Plan.of(experiment, seconds or {})
-    share = plan_share(experiment.config.compute, plan.num_batches)
+    index = RunIndex(RunFolder(experiment.config.run_location), experiment.all_cells).refresh()
+    plan = Plan.of(experiment, index, seconds)
+    allocation = allocate(experiment.config.compute, plan.num_batches)
     loader = partial(load, experiment.source, size=experiment.image_size)
-    for report in execute(plan, share, loader, Workload.of(experiment, share.device, share.cpus)):
+    for report in execute(plan, allocation, loader, Workload.of(experiment, allocation.device, allocation.cpus)):
         if report["failed"]:
             raise RuntimeError(f"a batch failed: {report}")
         yield report

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Options, Row, say, take_turns
-from benchmarks.problem import SR4, Problem, problem
+from benchmarks.problem import SR4, portraits
 from ipsolve.conventions import squared_norm
-from ipsolve.operators.base import LinearOperator
 from ipsolve.priors import load_prior
+from ipsolve.problem import Posed, Problem
 from ipsolve.solvers import parse_solver
 from ipsolve.solvers.steps.hard_consistency import fit_pixels
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 INPAINTING = {"operator": "random_inpainting", "noise_std": 0.01}
 # image size: batch, and the kernels that belong to it
@@ -45,13 +44,17 @@ def measure_size(size: int, batch: int, rounds: int, iterations: int) -> list[Ro
         "gaussian_blur": {"operator": "gaussian_blur", "noise_std": 0.01, **gaussian},
         "motion_blur": {"operator": "motion_blur", "noise_std": 0.01, **motion},
     }
+    # a problem asks for a prior, of which a fit in pixels makes no use
+    prior = load_prior({"prior": "mixture", "image_shape": [3, size, size]})
     found: list[Row] = []
     for task, mapping in tasks.items():
-        trial = problem(mapping, range(batch + 1), size)  # one more, so that each has another one to be mixed with
+        trial = portraits(mapping, range(batch + 1), prior)  # one more, so that each has another one to be mixed with
         start = (trial.x + trial.x.roll(1, 0))[:batch] / 2
-        trial = _first(trial, batch)
-        arms = {name: _Arm(function, start) for name, function in _methods(trial, iterations).items()}
-        for warm_up in _methods(trial, 1).values():  # libraries are loaded; decompositions are cached, as in a solver
+        trial = trial.select(torch.arange(batch))
+        arms = {name: _Arm(function, start) for name, function in _methods(trial.problem, iterations).items()}
+        for warm_up in _methods(
+            trial.problem, 1
+        ).values():  # libraries are loaded; decompositions are cached, as in a solver
             warm_up(start)
         seconds = take_turns(arms, rounds)
         slow = median(seconds["optimisation"])
@@ -82,35 +85,23 @@ class _Arm:
         self.result = self.function(self.start)
 
 
-def _methods(trial: Problem, iterations: int) -> dict[str, Callable[[Tensor], Tensor]]:
-    operator, measurement = trial.operator, trial.measurement
-    assert isinstance(operator, LinearOperator)
-    # the data term asks for a prior, of which a fit in pixels makes no use
-    data = Likelihood(measurement, operator, load_prior({"prior": "mixture", "image_shape": list(trial.x.shape[1:])}))
+def _methods(problem: Problem, iterations: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    operator, y = problem.linear_operator, problem.y
     published = parse_solver({"solver": "resample"})
     assumed = parse_solver({"solver": "nullspace_resample"}).estimate_std or 1.0
-    damping = (measurement.noise_std / assumed) ** 2
+    damping = (problem.noise_std / assumed) ** 2
 
     def optimise(x: Tensor) -> Tensor:
         lr, threshold = published.pixel_lr, published.stop_threshold
-        return fit_pixels(data, x, lr=lr, max_iterations=iterations, threshold=threshold)
+        return fit_pixels(problem, x, lr=lr, max_iterations=iterations, threshold=threshold)
 
     return {
         "optimisation": optimise,
-        "closed form": lambda x: operator.prox(x, measurement.y),
-        "closed form, noise-aware": lambda x: operator.prox(x, measurement.y, damping),
+        "closed form": lambda x: operator.prox(x, y),
+        "closed form, noise-aware": lambda x: operator.prox(x, y, damping),
     }
 
 
-def _first(trial: Problem, n: int) -> Problem:
-    rows = torch.arange(n)
-    return Problem(trial.x[:n], trial.operator.select(rows), trial.measurement.select(rows), trial.image_ids[:n])
-
-
-def _residual(trial: Problem, x: Tensor) -> float:
+def _residual(trial: Posed, x: Tensor) -> float:
     """Return ||A x - y|| / sqrt(m), the root mean square over the batch."""
-    operator = trial.operator
-    difference = operator.forward(x) - trial.measurement.y
-    support = operator.support()
-    energy = squared_norm(difference if support is None else difference * support)
-    return (energy / operator.num_measurements(len(x))).mean().sqrt().item()
+    return trial.problem.image_mean_square(x).mean().sqrt().item()

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Options, Row, clock, say
-from benchmarks.problem import BOX, PRIOR, SR4, problem
+from benchmarks.harness import Options, Row, say
+from benchmarks.problem import BOX, PRIOR, SR4, portraits
+from ipsolve.evaluation import sampling
 from ipsolve.metrics.fidelity import Psnr
-from ipsolve.priors import MeteredPrior, load_prior
+from ipsolve.priors import load_prior
 from ipsolve.runs.statistics import mean_interval, paired_difference
 from ipsolve.solvers import parse_solver
 from ray_jobs.pipeline.stages.malloc import keep_freed_memory
@@ -101,14 +102,12 @@ def solve(task: str, solver: dict[str, Any], first: int, end: int, batch: int, c
     method = parse_solver(solver)
     seconds, psnr, calls = 0.0, [], {}
     for start_of_batch in range(first, end, batch):
-        trial = problem(TASKS[task], range(start_of_batch, min(start_of_batch + batch, end)), prior.image_shape[-1])
-        metered = MeteredPrior(prior, len(trial.x))
-        start = clock()
-        x_hat = method.solve(trial.measurement, trial.operator, metered, trial.rng())
-        elapsed = clock() - start
+        trial = portraits(TASKS[task], range(start_of_batch, min(start_of_batch + batch, end)), prior)
+        solved = sampling.solve(method, trial.problem)
+        elapsed = solved.seconds * len(trial.x)
         seconds += elapsed
-        psnr += Psnr()(x_hat, trial.x).tolist()
-        calls = {name: int(value.double().mean().round()) for name, value in metered.counts.items()}
+        psnr += Psnr()(solved.x, trial.x).tolist()
+        calls = {name: int(value.double().mean().round()) for name, value in solved.calls.items()}
         say(f"images from {start_of_batch} on, {len(trial.x)} of them: {elapsed:.0f} s, psnr {psnr[-1]:.2f}")
     words = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in calls.items())
     return {"seconds": seconds, "psnr": psnr, "calls": words}

@@ -7,17 +7,18 @@ published settings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.harness import Options, Row, clock, say, take_turns
-from benchmarks.problem import PRIOR, SR4, Problem, problem
+from benchmarks.problem import PRIOR, SR4, portraits
 from benchmarks.timed_prior import TimedPrior
 from ipsolve.operators.tasks import parse_task
-from ipsolve.priors import Prior, load_prior
+from ipsolve.priors import load_prior
+from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.validation import field_names
 from ipsolve.solvers import SOLVERS, Solver, parse_solver
@@ -42,13 +43,13 @@ def measure_solvers(batch_sizes: list[int], rounds: int, limits: dict[str, int])
     prior = load_prior(PRIOR, device)
     found: list[Row] = []
     for batch_size in batch_sizes:
-        trial = problem(SR4, range(batch_size), prior.image_shape[-1], device)
+        trial = portraits(SR4, range(batch_size), prior, device)
         arms = {}
         for name in SOLVERS:
             solver = reduced_solver(name, {key: min(2, value) for key, value in limits.items()})
             if solver is not None:
-                Arm(solver, trial, prior)()  # kernels are chosen and memory is taken at the first call
-                arms[name] = Arm(reduced_solver(name, limits), trial, prior)
+                Arm(solver, trial.problem)()  # kernels are chosen and memory is taken at the first call
+                arms[name] = Arm(reduced_solver(name, limits), trial.problem)
         seconds = take_turns(arms, rounds)
         for name, arm in arms.items():
             elapsed = median(seconds[name])
@@ -72,8 +73,7 @@ def reduced_solver(name: str, limits: dict[str, int]) -> Solver | None:
     """Return a solver with reduced steps, or None (and say so) if it cannot do this task with this prior."""
     try:
         solver = parse_solver({"solver": name, **{key: limits[key] for key in _limited(name, limits)}})
-        spec, noise = parse_task(SR4)
-        solver.check(spec, True, noise.std)
+        solver.check(parse_task(SR4), frozenset({"latent"}))
     except RequestError as reason:
         say(f"{name} is left out: {reason}")
         return None
@@ -89,13 +89,13 @@ class Arm:
     """Solves a problem when called, and notes the share of the time outside of networks."""
 
     solver: Any
-    trial: Problem
-    prior: Prior
+    problem: Problem
     shares: list[float] = field(default_factory=list)
 
     @torch.no_grad()
     def __call__(self) -> None:
-        timed = TimedPrior(self.prior)
+        timed = TimedPrior(self.problem.prior)
+        problem = replace(self.problem, prior=timed, rng=self.problem.rng.repeat(1))  # from the start of the streams
         start = clock()
-        self.solver.solve(self.trial.measurement, self.trial.operator, timed, self.trial.rng())
+        self.solver.solve(problem)
         self.shares.append(1 - timed.watch.seconds / (clock() - start))

@@ -70,6 +70,16 @@ class ImageRng:
         chosen._position = self._position
         return chosen
 
+    def repeat(self, count: int, first: int = 0) -> ImageRng:
+        """Return ``count`` streams for each image, side by side, at the present position: its own and others.
+
+        Stream 0 is the image's own; stream j > 0 is named by j alone.
+        """
+        streams = [self.keys if j == 0 else self.child(f"sample {j}").keys for j in range(first, first + count)]
+        repeated = ImageRng(torch.stack(streams, 1).flatten())
+        repeated._position = self._position
+        return repeated
+
     def _bits(self, count: int) -> Tensor:
         index = torch.arange(self._position + 1, self._position + count + 1, device=self.device)
         self._position += count

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from ray_jobs import cli
+from ray_jobs.pipeline.folder.index import RunIndex, rows_of
 from ray_jobs.pipeline.folder.lock import alone
-from ray_jobs.pipeline.folder.tidy import compact, rows_of, settle
+from ray_jobs.pipeline.folder.tidy import COMPACT_BYTES, settle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +28,9 @@ def _command(location: str) -> int:
     run = cli.open_run(location)
     with alone(run, "run"):
         before = len(rows_of(run))
-        notes = settle(run)  # before: rows that are twice would be so for good
-        compact(run)
+        index = RunIndex(run)
+        notes = settle(index)  # before: rows that are twice would be so for good
+        index.compact(COMPACT_BYTES)
         print(*(f"note: {note}" for note in notes), f"{location}: {before} files are now {len(rows_of(run))}", sep="\n")
     return cli.COMPLETE
 

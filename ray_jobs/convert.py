@@ -57,7 +57,7 @@ def convert(checkpoint: Path, out_dir: Path, kind: WeightsKind = "raw") -> None:
         RequestError: the checkpoint cannot be read safely or is not one that is known.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise RequestError(f"OUT_DIR: {out_dir} exists and is not an empty folder")
+        raise RequestError("OUT_DIR", f"{out_dir} exists and is not an empty folder")
     target = out_dir.resolve()
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")  # a sibling: renaming it is one step
     try:
@@ -79,7 +79,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         RequestError: no such file, another kind of file, or one that holds more than plain data.
     """
     if not path.is_file():
-        raise RequestError(f"CHECKPOINT: {path} does not exist")
+        raise RequestError("CHECKPOINT", f"{path} does not exist")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -87,11 +87,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise RequestError(
-            f"CHECKPOINT: {path} holds more than tensors, or is damaged, and is not unpickled; "
-            "in an environment where you trust it, save only its 'state_dict' again with torch.save or safetensors"
+            "CHECKPOINT",
+            f"{path} holds more than tensors, or is damaged, and is not unpickled; "
+            "in an environment where you trust it, save only its 'state_dict' again with torch.save or safetensors",
         ) from None
     except Exception as error:  # bytes that are no pickle at all end in whatever opcode they happen to spell
-        raise RequestError(f"CHECKPOINT: {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise RequestError("CHECKPOINT", f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
@@ -115,7 +116,9 @@ def _convert_folder(folder: Path, out_dir: Path) -> None:
     components = [path for path in sorted(folder.iterdir()) if (path / "config.json").is_file()]
     schedule = folder / "scheduler" / "scheduler_config.json"
     if not components or not schedule.is_file():
-        raise RequestError(f"CHECKPOINT: {folder} has no <component>/config.json or no scheduler/scheduler_config.json")
+        raise RequestError(
+            "CHECKPOINT", f"{folder} has no <component>/config.json or no scheduler/scheduler_config.json"
+        )
     for component in components:
         source = component / f"{_WEIGHTS}.safetensors"
         state = read_state(source if source.is_file() else source.with_suffix(".bin"))

@@ -1,6 +1,7 @@
 """Evaluate solvers on tasks over the images of a data source.
 
     python -m ray_jobs.evaluate CONFIG.yaml [key=value ...] [--dry-run] [--retry-failed]
+    python -m ray_jobs.evaluate CONFIG.yaml --cite
     python -m ray_jobs.evaluate --list
 
 The same command again does what is missing and nothing else. Exit codes: 0 complete, 2 the request is wrong,
@@ -10,26 +11,21 @@ The same command again does what is missing and nothing else. Exit codes: 0 comp
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
+from ipsolve.citation import bibliography
 from ipsolve.report import console_table, open_run, write_report
 from ipsolve.requests.errors import RequestError
+from ipsolve.runs.citations import citations
 from ipsolve.runs.config import load_config
 from ipsolve.runs.experiment import Experiment
-from ipsolve.runs.results import FAILURES, RESULTS, SUPERSEDED, RunFolder, cell_of
+from ipsolve.runs.results import RunFolder
 from ipsolve.runs.summary import write_summary
 from ray_jobs import cli
 from ray_jobs.pipeline.folder.finish import gaps
-from ray_jobs.pipeline.folder.tidy import is_damage
+from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.job import Job, dry_run, run_job
 from ray_jobs.pipeline.listing import absent_metrics, list_registered
 from ray_jobs.pipeline.stages.reading import load
@@ -43,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", nargs="?", help="a YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as solvers.resample.num_steps=100")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--cite", action="store_true", help="print BibTeX of what the run uses and stop")
     parser.add_argument("--list", action="store_true", help="print all operators, solvers, priors and metrics and stop")
     parser.add_argument(
         "--retry-failed",
@@ -76,48 +73,22 @@ class Evaluation(Job):
     def work(self, device: str, num_threads: int) -> Work:
         return Workload.of(self.experiment, device, num_threads)
 
-    def seconds(self, run: RunFolder) -> dict[str, float]:
-        return measured_seconds(run, [cell.hash for cell in self.experiment.cells])
+    def seconds(self, index: RunIndex) -> dict[str, float]:
+        return index.seconds(self.experiment.cells)
 
-    def gaps(self, run: RunFolder) -> list[str]:
-        columns = {
-            name: name if name in METRICS else FEATURES[SET_METRICS[name].features].column
-            for name in self.experiment.config.metrics
-        }
-        return gaps(run, self.experiment.cells, columns, self.experiment.missing_metrics)
+    def gaps(self, index: RunIndex) -> list[str]:
+        asked = self.experiment.asked
+        columns = {name: name for name in asked.images}
+        columns |= {name: asked.features[metric.features].column for name, metric in asked.sets.items()}
+        return gaps(index, self.experiment.cells, columns, asked.missing)
 
     def tabulate(self, run: RunFolder) -> tuple[str, Callable[[], str]]:
         image_ids = set(self.experiment.image_ids)
         pairs = list(dict.fromkeys((cell.task, cell.solver) for cell in self.experiment.cells))
-        summary = write_summary(run, pairs, self.experiment.config.baseline, image_ids)
+        sets = self.experiment.asked.sets.values()
+        summary = write_summary(run, pairs, self.experiment.config.baseline, image_ids, sets)
         view = open_run(run, summary, image_ids)
         return console_table(view), lambda: write_report(view)
-
-
-def measured_seconds(run: RunFolder, cells: Collection[str]) -> dict[str, float]:
-    """Return the mean seconds of the rows of each cell that has any, by its hash; files that are torn do not count."""
-
-    def measure(path: str) -> tuple[float, int]:
-        try:
-            with run.filesystem.open_input_file(path) as file:
-                seconds = pq.read_table(file, columns=["seconds"])["seconds"]
-        except FileNotFoundError:  # an actor at work has put it into a larger one
-            return 0.0, 0
-        except (pa.ArrowException, KeyError, OSError) as error:
-            if not is_damage(error):
-                raise
-            return 0.0, 0
-        return pc.sum(seconds, min_count=0).as_py(), len(seconds)
-
-    # rows that were set aside come back when their configuration does
-    files = [path for path in [*run.files(RESULTS), *run.files(SUPERSEDED)] if cell_of(path) in cells]
-    files = [path for path in files if os.path.basename(os.path.dirname(path)) != FAILURES]
-    sums: dict[str, float] = defaultdict(float)
-    counts: dict[str, int] = defaultdict(int)
-    for path, (total, count) in zip(files, run.each(measure, files), strict=True):
-        sums[cell_of(path)] += total
-        counts[cell_of(path)] += count
-    return {cell: sums[cell] / count for cell, count in counts.items() if count}
 
 
 def evaluate(experiment: Experiment, retry_failed: bool = False) -> int:
@@ -132,6 +103,9 @@ def _command(options: argparse.Namespace) -> int:
     if options.config is None:
         raise RequestError("which configuration? python -m ray_jobs.evaluate CONFIG.yaml")
     experiment = Experiment.of(load_config(options.config, options.overrides))
+    if options.cite:
+        print(bibliography(citations(experiment.resolved())))
+        return cli.COMPLETE
     return dry_run(Evaluation(experiment)) if options.dry_run else evaluate(experiment, options.retry_failed)
 
 

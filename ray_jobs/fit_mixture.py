@@ -80,6 +80,7 @@ def fit(config: FitConfig) -> int:
     how = {"data": config.data, "rank": config.rank, "iterations": config.iterations, "seed": config.seed}
     write_mixture(Path(config.output), mixture, (3, config.size, config.size), how)
     shares = ", ".join(f"{weight:.2f}" for weight in mixture.log_weights.exp().tolist())
+    assert mixture.residual is not None  # of low-rank components
     noise = ", ".join(f"{std:.3f}" for std in mixture.residual.sqrt().tolist())
     print(f"weights {shares}\nresidual std {noise}\nafter {time.monotonic() - start:.0f} s")
     print(f"done: use it with  prior: {{prior: fitted_mixture, path: {config.output}}}")
@@ -90,7 +91,7 @@ def _require_enough(key: str, count: int, config: FitConfig) -> None:
     least = 2 * config.num_components * config.rank
     if count < least:
         what = f"{config.num_components} components of rank {config.rank}"
-        raise RequestError(f"{key}: {count} images are too few for {what}; allowed: {least} and more")
+        raise RequestError(key, f"{count} images are too few for {what}; allowed: {least} and more")
 
 
 def require_finite(mixture: GaussianMixture) -> None:
@@ -99,8 +100,9 @@ def require_finite(mixture: GaussianMixture) -> None:
     bad = int((~torch.isfinite(std)).sum())
     if bad:
         raise RequestError(
-            f"rank: the residual of {bad} of {len(std)} components is NaN or Inf; allowed: a smaller rank, or images "
-            "that differ more"
+            "rank",
+            f"the residual of {bad} of {len(std)} components is NaN or Inf; allowed: a smaller rank, or images "
+            "that differ more",
         )
 
 

@@ -14,7 +14,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -24,9 +24,10 @@ from ipsolve.runs.results import FAILURES, RESULTS, RunFolder, cell_of
 from ray_jobs import cli
 from ray_jobs.pipeline.folder import provenance
 from ray_jobs.pipeline.folder.batches import file_name
+from ray_jobs.pipeline.folder.index import Content, RunIndex, kind_of, rows_of, scan
 from ray_jobs.pipeline.folder.lock import alone
 from ray_jobs.pipeline.folder.merge import check_cells, join_configs
-from ray_jobs.pipeline.folder.tidy import Index, compact, rows_of, scan, settle
+from ray_jobs.pipeline.folder.tidy import COMPACT_BYTES, settle
 from ray_jobs.report import rebuild
 
 
@@ -48,12 +49,12 @@ def merge(locations: Sequence[str], into: str) -> int:
     target = RunFolder(into)
     runs = {location: cli.open_run(location) for location in locations}
     if target.root in {run.root for run in runs.values()}:
-        raise RequestError(f"--into: {into} is one of the runs to be joined; give a folder of its own")
+        raise RequestError("--into", f"{into} is one of the runs to be joined; give a folder of its own")
     before = target.read_json("provenance.json")
     # what was missing may have been done in it since
     history = [*before.pop("earlier", []), before] if before else []
     if target.exists("config.yaml") and not any("merged_from" in each for each in history):
-        raise RequestError(f"--into: {into} holds a run that was not made by merging")
+        raise RequestError("--into", f"{into} holds a run that was not made by merging")
     origins = {location: run.read_json("provenance.json") for location, run in runs.items()}
     for location, origin in origins.items():
         if not origin:
@@ -68,12 +69,13 @@ def merge(locations: Sequence[str], into: str) -> int:
         target.write_json("provenance.json", joined, durable=True)
         written = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
         target.write(target.path("config.yaml"), written, durable=True)
-        notes = settle(target)  # before: a torn file must not stand in the way of the same rows, whole
+        index = RunIndex(target)
+        notes = settle(index)  # before: a torn file must not stand in the way of the same rows, whole
         torn = [path for run in runs.values() for path in _copy(run, target)]
-        settle(target)
-        compact(target)
+        settle(index)
+        index.compact(COMPACT_BYTES)
         rebuilt = rebuild(target)
-        counts = f"{_count(target, RESULTS)} results, {_count(target, FAILURES)} failures of {len(runs)} runs"
+        counts = f"{_count(index, RESULTS)} results, {_count(index, FAILURES)} failures of {len(runs)} runs"
         message = "; ".join([counts, *(f"{len(torn)} torn files were left out" for _ in torn[:1])])
         status = {"state": "merged", "exit_code": cli.COMPLETE, "message": message, "time": provenance.now()}
         target.write_json("status.json", status)
@@ -104,26 +106,24 @@ def _copy(run: RunFolder, target: RunFolder) -> list[str]:
     return torn
 
 
-def _copy_files(run: RunFolder, index: Index, target: RunFolder) -> int:
+def _copy_files(run: RunFolder, index: Mapping[str, Content], target: RunFolder) -> int:
     """Copy files that are not there yet; return how many of them are there now."""
     there, count = set(rows_of(target)), 0
-    for path, ids in index.items():
+    for path, content in index.items():
         folder = os.path.dirname(path).removeprefix(f"{run.root}/")
         # by the rows that are in it, not by its batch, some of which may have failed: what has the name is the same
-        copy = target.path(folder, file_name(cell_of(path), ids))
+        copy = target.path(folder, file_name(cell_of(path), content.image_ids.to_pylist()))
         if copy not in there:
             try:
-                content = run.read(path)
-            except FileNotFoundError:
+                target.write(copy, run.read(path))
+            except FileNotFoundError:  # of the run: it was put into a larger one
                 continue
-            target.write(copy, content)
         count += 1
     return count
 
 
-def _count(run: RunFolder, folder: str) -> int:
-    index, _ = scan(run, run.files(folder))
-    return sum(map(len, index.values()))
+def _count(index: RunIndex, folder: str) -> int:
+    return sum(len(each.image_ids) for path, each in index.present.items() if kind_of(index.run, path) == folder)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from ipsolve.citation import bibliography, cited
 from ipsolve.posterior.config import load_posterior_config
 from ipsolve.posterior.experiment import PosteriorExperiment
 from ipsolve.posterior.report import console_table, open_run, write_report
@@ -51,11 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file, see configs/posterior/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as samples=500")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--cite", action="store_true", help="print BibTeX of what the run uses and stop")
     parser.add_argument("--retry-failed", action="store_true", help="try problems with a recorded failure again")
     options = parser.parse_intermixed_args(arguments)
 
     def command() -> int:
         experiment = PosteriorExperiment.of(load_posterior_config(options.config, options.overrides))
+        if options.cite:
+            solvers = [entry.solver for entry in experiment.entries.values()]
+            print(bibliography(cited([*solvers, *experiment.problems.values()])))
+            return cli.COMPLETE
         return dry_run(PosteriorJob(experiment)) if options.dry_run else measure(experiment, options.retry_failed)
 
     return cli.run_command(command)

@@ -21,7 +21,7 @@ from ipsolve.report.view import read_text
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline.folder.tidy import is_damage, rows_of, scan
+from ray_jobs.pipeline.folder.index import is_damage, rows_of, scan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,10 +88,10 @@ def replace_tables(file: Path, name: str, tables: str) -> None:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise RequestError(f"--into: cannot read {str(file)!r}: {error.strerror}") from None
+        raise RequestError("--into", f"cannot read {str(file)!r}: {error.strerror}") from None
     marked = re.compile(f"(?<={re.escape(first)}\n).*(?={re.escape(last)})", re.DOTALL)
     if not marked.search(text):
-        raise RequestError(f"--into: {file} does not have the lines {first!r} and {last!r}")
+        raise RequestError("--into", f"{file} does not have the lines {first!r} and {last!r}")
     file.write_text(marked.sub(lambda _: f"\n{tables}\n\n", text), encoding="utf-8")
 
 

@@ -93,7 +93,7 @@ def _given_autoencoder(config: TrainingConfig) -> Path | None:
         if (candidate / "diffusion_pytorch_model.safetensors").is_file():
             return candidate
     raise RequestError(
-        f"autoencoder.init_from: {folder} holds no diffusion_pytorch_model.safetensors, nor does vae/ in it"
+        "autoencoder.init_from", f"{folder} holds no diffusion_pytorch_model.safetensors, nor does vae/ in it"
     )
 
 
@@ -108,7 +108,7 @@ def _claim_folder(config: TrainingConfig) -> None:
     now = config.identity()
     for section, value in now.items():
         if begun[section] != value:
-            raise RequestError(f"{section}: {config.folder} holds a run begun with other values; give another name")
+            raise RequestError(section, f"{config.folder} holds a run begun with other values; give another name")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

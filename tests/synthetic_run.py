@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 
 from ipsolve.metrics import METRICS
-from ipsolve.runs.results import FAILURE_SCHEMA, REFERENCE_SCHEMA, RESULT_SCHEMA
+from ipsolve.runs.results import FAILURE_SCHEMA, reference_schema, result_schema
 
 FEATURE_DIM, INCEPTION_DIM = 16, 24  # small stand-ins for 512 and 2048
 # the quality of a made-up solver: its blur in pixels, its noise on [0, 1], its cost
@@ -64,6 +65,7 @@ def write_run(
     solvers: tuple[str, ...] = tuple(SOLVERS),
     tasks: tuple[str, ...] = tuple(TASKS),
     seeds: tuple[int, ...] = (0,),
+    samples: int = 1,
     inception: bool = False,
     edit: Callable[[dict[str, object]], dict[str, object] | None] = lambda row: row,
     **config: object,
@@ -77,8 +79,8 @@ def write_run(
             blur, noise, calls, seconds = SOLVERS[solver]
             rows = []
             for image_id, truth in zip(ids, truths, strict=True):
-                for seed in seeds:
-                    rng = np.random.default_rng([seed, int(image_id[-5:]), len(solver)])
+                for seed, sample in itertools.product(seeds, range(samples)):
+                    rng = np.random.default_rng([seed, int(image_id[-5:]), len(solver), *([sample] if sample else [])])
                     hard = 1.6 if task == "inpaint_box" else 1.0
                     x_hat = gaussian_filter(truth, (blur * hard, blur * hard, 0)) + noise * rng.normal(size=truth.shape)
                     scores = {
@@ -91,12 +93,14 @@ def write_run(
                                 "solver": solver,
                                 "image_id": image_id,
                                 "seed": seed,
+                                "sample": sample,
                                 "lpips": None,
                                 **scores,
                             },
                             "consistency": 1 + 0.1 * rng.normal(),
                             **{"denoiser_calls": calls, "denoiser_backward_calls": 0},
                             **{"decoder_calls": calls // 2, "decoder_backward_calls": calls // 4},
+                            "encoder_calls": 0,
                             "seconds": seconds * (1 + 0.1 * rng.random()),
                             "measurement": png(truth[::4, ::4] if task == "sr4" else _boxed(truth)),
                             "reconstruction": png(x_hat),
@@ -110,9 +114,8 @@ def write_run(
                     else:
                         rows.append({name: value for name, value in row.items() if name not in ("task", "solver")})
             if rows:
-                _write(
-                    folder / "results" / f"task={task}" / f"solver={solver}" / "cell-batch.parquet", rows, RESULT_SCHEMA
-                )
+                place = folder / "results" / f"task={task}" / f"solver={solver}" / "cell-batch.parquet"
+                _write(place, rows, result_schema())
     references = [
         {
             **{"image_id": image_id, "image": png(truth), "features": features(truth, FEATURE_DIM, size)},
@@ -120,11 +123,11 @@ def write_run(
         }
         for image_id, truth in zip(ids, truths, strict=True)
     ]
-    _write(folder / "references" / "cell-batch.parquet", references, REFERENCE_SCHEMA)
+    _write(folder / "references" / "cell-batch.parquet", references, reference_schema())
     if failures:
         _write(folder / "failures" / "cell-batch.parquet", failures, FAILURE_SCHEMA)
     settings = {
-        **{"name": folder.name, "seed": seeds[0] if len(seeds) == 1 else list(seeds)},
+        **{"name": folder.name, "seed": seeds[0] if len(seeds) == 1 else list(seeds), "samples": samples},
         **{
             "data": {"source": "portraits:test", "limit": images},
             "prior": {"prior": "latent", "path": "builtin:portraits-64"},

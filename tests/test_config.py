@@ -9,6 +9,7 @@ import fsspec
 import pytest
 import yaml
 
+from ipsolve.metrics import SET_METRICS
 from ipsolve.metrics.features import INCEPTION
 from ipsolve.posterior.config import load_posterior_config
 from ipsolve.requests.errors import RequestError
@@ -131,6 +132,14 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
         ({"prior": {"prior": "latent", "path": "nowhere"}}, "prior.path"),
         ({"prior": {"prior": "mixture", "image_shape": [3, 16, 32]}}, "square"),
         ({"baseline": "pin"}, "baseline: no solver 'pin' (did you mean 'pinv'?)"),
+        ({"metrics": [{"metric": "lpips", "nett": "vgg"}]}, "metrics.0.nett: unknown key (did you mean 'net'?)"),
+        ({"metrics": ["psnr", {"net": "vgg"}]}, "metrics.1.metric: is required; allowed: "),
+        ({"metrics": ["psnr", {"metric": "fidd"}]}, "metrics.1.metric: unknown metric 'fidd' (did you mean 'fid'?)"),
+        ({"metrics": ["kid", {"metric": "kid", "subsets": 3}]}, "metrics: kid is there twice"),
+        ({"samples": 0}, "samples: must be greater than or equal to 1 (got 0)"),
+        ({"headline": "psnrr"}, "headline: no metric of images that is asked for: 'psnrr' (did you mean 'psnr'?)"),
+        ({"headline": "ssim"}, "headline: no metric of images that is asked for: 'ssim'; allowed: psnr"),
+        ({"headline": "fid", "metrics": ["fid"]}, "'fid'; allowed: none, the request asks for no metric of images"),
         ({"metrics": ["psnrr"]}, "metrics: unknown metric 'psnrr' (did you mean 'psnr'?)"),
         ({"metrics": ["ssim"], "prior": {"prior": "mixture", "image_shape": [3, 8, 8]}}, "metrics: ssim"),
         ({"data": {"source": "nowhere"}}, "data.source"),
@@ -206,8 +215,44 @@ def test_the_network_of_a_metric_belongs_to_a_cell_where_the_metric_is_asked_for
     for same in ({"weights": NETWORKS[metric]["weights"]}, {"metrics": [metric]}):
         assert {cell.hash for cell in experiment(**same).cells} == base
         assert experiment(**same).origin()["networks"] == {}
-    usual = {"metrics": ["lpips", "fid"], "weights": {"inception_sha256": INCEPTION.sha256.upper()}}
+    usual: dict[str, Any] = {"metrics": ["lpips", "fid"], "weights": {"inception_sha256": INCEPTION.sha256.upper()}}
     assert {cell.hash for cell in experiment(**usual).cells} == base
+
+
+def test_settings_of_a_metric_are_those_of_the_section_weights_or_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    by_weights = experiment(**NETWORKS["lpips"])
+    own = experiment(metrics=[{"metric": "lpips", "net": "vgg"}])
+    assert own.asked == by_weights.asked
+    assert own.all_cells == by_weights.all_cells
+    # what a distance between sets does with features belongs to no row
+    assert experiment(metrics=["psnr", {"metric": "kid", "subsets": 3}]).all_cells == experiment().all_cells
+    assert experiment(metrics=["psnr", {"metric": "kid", "subsets": 3}]).asked.sets["kid"] != SET_METRICS["kid"]()
+
+
+@pytest.mark.parametrize(
+    ("changes", "headline"),
+    [
+        ({"metrics": ["ssim", "psnr"]}, "psnr"),
+        ({"metrics": ["fd_prior", "ssim"]}, "ssim"),
+        ({"metrics": ["psnr", "ssim"], "headline": "ssim"}, "ssim"),
+        ({"metrics": ["fd_prior"]}, None),
+    ],
+)
+def test_a_run_is_read_by_psnr_unless_it_says_otherwise(changes: dict[str, Any], headline: str | None) -> None:
+    trial = experiment(**changes)
+    assert trial.resolved()["headline"] == headline
+    assert {cell.hash for cell in trial.cells} == {cell.hash for cell in experiment().cells}
+
+
+def test_samples_belong_to_a_cell_where_there_are_several() -> None:
+    one, several = experiment(samples=1), experiment(samples=3)
+    assert one.all_cells == experiment().all_cells  # of runs that know no samples
+    assert not {cell.hash for cell in one.cells} & {cell.hash for cell in several.cells}
+    assert several.reference_cell == one.reference_cell
+    assert several.resolved()["samples"] == several.config.samples == 3
 
 
 def test_the_place_of_weights_belongs_to_no_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -223,8 +268,8 @@ def test_a_metric_without_its_weights_is_reported_with_the_way_to_get_them(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     trial = experiment(metrics=["psnr", "lpips", "fd_prior"])
-    assert trial.metrics == ["psnr"]
-    assert trial.features == ["prior"]
+    assert list(trial.asked.here.images) == ["psnr"]
+    assert list(trial.asked.here.features) == ["prior"]
     assert "curl" in trial.missing_metrics["lpips"]
 
 

@@ -78,7 +78,7 @@ def test_a_paper_measures_what_its_table_publishes(name: str) -> None:
     assert all(set(row) <= set(trial.solvers) for row in published.values())
     assert all(set(figures) <= set(load_config(CONFIGS / "paper" / f"{name}.yaml").metrics)
                for row in published.values() for figures in row.values())  # fmt: skip
-    assert all(noise.std == 0.01 for _, noise in trial.tasks.values())
+    assert all(task.noise.std == 0.01 for task in trial.tasks.values())
     assert all(solver.num_steps == 500 for solver in trial.solvers.values())  # type: ignore[attr-defined]
     assert trial.solvers["resample"] == parse_solver({"solver": "resample", "preset": "official"})
     assert trial.solvers["nullspace_resample"] == parse_solver({"solver": "nullspace_resample", "preset": "published"})

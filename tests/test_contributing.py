@@ -14,30 +14,29 @@ CHECKS = {
     "operators/row_sampling.py": """
 from ipsolve.operators import parse_task
 from ipsolve.randomness import image_rng
-spec, noise = parse_task({"operator": "row_sampling", "step": 3, "noise_std": 0.0})
+spec = parse_task({"operator": "row_sampling", "step": 3, "noise_std": 0.0}).operator
 rng = image_rng(0, ["a", "b"], "operator")
 A = spec.draw((3, 8, 8), rng, torch.float64)
 x, y = rng.normal(3, 8, 8, dtype=torch.float64), rng.normal(*A.measurement_shape, dtype=torch.float64)
 torch.testing.assert_close((A.forward(x) * y).sum(), (x * A.adjoint(y)).sum(), rtol=1e-12, atol=0)
 torch.testing.assert_close(A.forward(A.prox(x, y)), y)
 """,
-    "solvers/half_quadratic.py": """
+    "solvers/decoupled/half_quadratic.py": """
 from ipsolve.operators import parse_task
-from ipsolve.problem import consistency, measure
 from ipsolve.priors import load_prior
+from ipsolve.problem import pose
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import SOLVERS
 prior = load_prior({"prior": "white", "size": 8, "std": 0.5})
-spec, noise = parse_task({"operator": "super_resolution", "factor": 2, "noise_std": 0.1})
+task = parse_task({"operator": "super_resolution", "factor": 2, "noise_std": 0.1})
 x = 0.5 * image_rng(0, ["a", "b"], "truth").normal(3, 8, 8)
-A, y = measure(spec, noise, x, 0, ["a", "b"])
+posed = pose(task, x, prior, 0, ["a", "b"])
 solver = SOLVERS["half_quadratic"](num_steps=5)
-solver.check(spec, prior.latent, y.noise_std)
-x_hat = solver.solve(y, A, prior, image_rng(0, ["a", "b"], "solver"))
-assert (consistency(A, y, x_hat) < consistency(A, y, torch.zeros_like(x))).all()
+solver.check(task, prior.traits)
+x_hat = solver.solve(posed.problem)
+assert (posed.consistency(x_hat) < posed.consistency(torch.zeros_like(x))).all()
 assert ((x_hat - x).flatten(1).norm(dim=1) < x.flatten(1).norm(dim=1)).all()
-A, y = measure(spec, noise, x[1:], 0, ["b"])
-torch.testing.assert_close(solver.solve(y, A, prior, image_rng(0, ["b"], "solver")), x_hat[1:])
+torch.testing.assert_close(solver.solve(pose(task, x[1:], prior, 0, ["b"]).problem), x_hat[1:])
 """,
     "priors/white.py": """
 from ipsolve.priors import load_prior, prior_summary
@@ -56,7 +55,7 @@ x_hat[1] += 0.5
 assert METRICS["mae"]()(x_hat, x).tolist() == [0, 0.25]
 """,
 }
-NEEDS = {"solvers/half_quadratic.py": ["priors/white.py"]}
+NEEDS = {"solvers/decoupled/half_quadratic.py": ["priors/white.py"]}
 
 
 def test_every_recipe_is_checked():

@@ -15,8 +15,9 @@ from ipsolve.files.filesystems import join, open_location, patiently
 from ipsolve.files.folder import Folder
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.results import RunFolder
-from ray_jobs.pipeline.folder.tidy import compact, tidy
-from tests.ray_jobs.small_runs import do, experiment
+from ray_jobs.pipeline.folder.index import RunIndex
+from ray_jobs.pipeline.folder.tidy import tidy
+from tests.ray_jobs.small_runs import compact, do, experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,7 +153,7 @@ def test_what_a_killed_writer_left_is_tidied_and_nothing_else(tmp_path: Path) ->
     theirs = Path(run.root, ".nfs0123456789")
     theirs.touch()
     assert run.files("results") == []
-    notes = tidy(run, trial.all_cells, set(trial.image_ids))
+    notes = tidy(RunIndex(run, trial.all_cells), trial.all_cells, set(trial.image_ids))
     assert "1 files that a killed process left" in notes[0]
     assert [path for path in Path(run.root).rglob("*") if path.is_file()] == [theirs]
 
@@ -168,7 +169,7 @@ def test_a_link_out_of_the_run_is_refused_and_not_followed(tmp_path: Path, insid
     link.parent.mkdir(parents=True)
     link.symlink_to(outside)
     with pytest.raises(RequestError, match="is a symbolic link to a folder"):
-        tidy(run, trial.all_cells, set(trial.image_ids))
+        tidy(RunIndex(run, trial.all_cells), trial.all_cells, set(trial.image_ids))
     assert precious.read_bytes() == b"precious"
 
 

@@ -10,19 +10,30 @@ import pyarrow as pa
 import pyarrow.dataset as pds
 import pytest
 
-from ipsolve.runs.results import FAILURE_SCHEMA, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder, cell_of, feature_matrix
+from ipsolve.runs.results import (
+    COUNTS,
+    FAILURE_SCHEMA,
+    RunFolder,
+    cell_of,
+    feature_matrix,
+    image_metrics,
+    reference_schema,
+    result_schema,
+)
 
 DIM = 6
 
 
-def rows(image_ids: list[str], seed: int = 0, psnr: float = 20.0) -> pa.Table:
+def rows(image_ids: list[str], seed: int = 0, psnr: float = 20.0, sample: int | None = 0) -> pa.Table:
     n = len(image_ids)
     values = {
-        "image_id": image_ids, "seed": [seed] * n, "psnr": [psnr] * n, "ssim": [0.5] * n, "lpips": [None] * n,
+        "image_id": image_ids, "seed": [seed] * n, "sample": [sample] * n,
+        "psnr": [psnr] * n, "ssim": [0.5] * n, "lpips": [None] * n,
         "consistency": [1.0] * n, "seconds": [0.1] * n, "measurement": [None] * n, "reconstruction": [b"png"] * n,
         "features": list(np.ones((n, DIM), np.float16)), "inception_features": [None] * n,
     }  # fmt: skip
-    return pa.table([values.get(field.name, [3] * n) for field in RESULT_SCHEMA], schema=RESULT_SCHEMA)
+    schema = result_schema()
+    return pa.table([values.get(field.name, [3] * n) for field in schema], schema=schema)
 
 
 @pytest.fixture
@@ -72,10 +83,50 @@ def test_a_row_in_two_files_is_read_once(run: RunFolder) -> None:
     ]
 
 
+def test_the_columns_are_the_contract() -> None:
+    names = (
+        *("image_id", "seed", "sample", "psnr", "ssim", "lpips", "consistency"),
+        *("denoiser_calls", "denoiser_backward_calls", "decoder_calls", "decoder_backward_calls", "encoder_calls"),
+        *("seconds", "measurement", "reconstruction", "features", "inception_features"),
+    )
+    assert tuple(result_schema([]).names) == names
+    own = result_schema(["zebra", "psnr", "ape"], ["stripes", "features"])
+    assert tuple(own.names) == (*names[:6], "ape", "zebra", *names[6:], "stripes")
+    assert image_metrics(["zebra", "lpips"]) == ("psnr", "ssim", "lpips", "zebra")
+    assert reference_schema(["stripes"]).names == ["image_id", "image", "features", "inception_features", "stripes"]
+    assert [own.field(name).type for name in COUNTS] == [pa.int64()] * 5
+
+
+def test_samples_of_an_image_are_rows_of_their_own(run: RunFolder) -> None:
+    for sample in (1, 2):
+        run.write_table(
+            run.path("results", "task=sr4", "solver=tv", f"abc-s{sample}.parquet"), rows(["a"], 0, 9, sample)
+        )
+    run.write_table(run.path("results", "task=sr4", "solver=tv", "abc-crash.parquet"), rows(["a"], 0, 9, 2))
+    table = run.results(["image_id", "sample", "psnr"], task="sr4", solver="tv").to_pandas()
+    assert sorted(table[table["image_id"] == "a"][["sample", "psnr"]].to_numpy().tolist()) == [[0, 20], [1, 9], [2, 9]]
+    assert len(table) == 5
+    found = run.features("features", ("sr4", "tv"))
+    assert sum(len(part) for part in found) == found.count == 5
+
+
+def test_rows_of_an_earlier_run_are_of_its_only_sample_and_have_no_encoder_calls(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    earlier = rows(["a", "b"]).drop_columns(["sample", "encoder_calls"])
+    run.write_table(run.path("results", "task=sr4", "solver=tv", "abc-1.parquet"), earlier)
+    run.write_table(run.path("results", "task=sr4", "solver=tv", "abc-2.parquet"), rows(["b", "c"]))
+    table = run.results(["image_id", "sample", "encoder_calls", "decoder_calls"]).sort_by("image_id").to_pylist()
+    assert [row["image_id"] for row in table] == ["a", "b", "c"]
+    assert {row["sample"] for row in table} == {0}
+    assert (table[0]["encoder_calls"], table[2]["encoder_calls"], table[0]["decoder_calls"]) == (None, 3, 3)
+    assert sum(map(len, run.features("features", ("sr4", "tv")))) == 3
+    assert run.pick(["image_id", "sample"], ["a"], "results")["sample"].to_pylist() == [0]
+
+
 def test_columns_and_filters(run: RunFolder) -> None:
     assert run.results(["psnr"], solver="tv").column_names == ["psnr"]
     assert len(run.results(solver="tv")) == 6
-    assert set(run.results().column_names) == {"task", "solver", *RESULT_SCHEMA.names}
+    assert set(run.results().column_names) == {"task", "solver", *result_schema().names}
 
 
 def test_an_empty_run_has_empty_tables(tmp_path: Path) -> None:
@@ -87,9 +138,9 @@ def test_an_empty_run_has_empty_tables(tmp_path: Path) -> None:
 def test_features_come_back_as_a_matrix(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     columns = [["a", "b"], [b"png", b"png"], [np.arange(DIM, dtype=np.float16), None], [None, None]]
-    run.write_table(run.path("references", "abc-1.parquet"), pa.table(columns, schema=REFERENCE_SCHEMA))
+    run.write_table(run.path("references", "abc-1.parquet"), pa.table(columns, schema=reference_schema()))
     table = run.references()
-    assert table.schema == REFERENCE_SCHEMA
+    assert table.schema == reference_schema()
     assert feature_matrix(table["features"]).tolist() == [list(range(DIM))]
     assert feature_matrix(table["inception_features"]).shape[0] == 0
 
@@ -98,7 +149,7 @@ def test_features_in_pieces_are_those_of_the_tables_each_row_once(tmp_path: Path
     run = RunFolder(tmp_path)
     values = np.arange(6 * DIM, dtype=np.float16).reshape(6, DIM)
     columns = [list("abcdef"), [b"png"] * 6, [*values[:5], None], [None] * 6]
-    table = pa.table(columns, schema=REFERENCE_SCHEMA)
+    table = pa.table(columns, schema=reference_schema())
     run.write_table(run.path("references", "abc-1.parquet"), table)
     run.write_table(run.path("references", "abc-2.parquet"), table.slice(0, 2))  # left by a crashed compaction
     found = run.features("features", None)

@@ -18,6 +18,7 @@ from ipsolve.runs.results import RunFolder
 from ray_jobs import track
 from ray_jobs.cli import printable
 from ray_jobs.pipeline.folder.batches import Failure, Storage, file_name
+from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.folder.tidy import tidy
 from ray_jobs.training.config import parse_config
 from tests.ray_jobs.small_runs import do, experiment, mapping
@@ -116,7 +117,7 @@ def test_a_run_is_tidied_within_itself(tmp_path: Path) -> None:
     (other / "abc-1.parquet").write_bytes(b"another run")
     trial = experiment(tmp_path / "runs")
     do(trial)
-    tidy(RunFolder(trial.config.run_location), [], set(), retry_failed=True)
+    tidy(RunIndex(RunFolder(trial.config.run_location), []), [], set(), retry_failed=True)
     assert (other / "abc-1.parquet").read_bytes() == b"another run"
 
 

@@ -7,16 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ipsolve.metrics import SET_METRICS
 from ipsolve.metrics.distances import frechet_distance, kernel_distance, moments
 from ipsolve.runs.results import RunFolder, feature_matrix
 from ipsolve.runs.statistics import mean_interval
 from ipsolve.runs.summary import (
     COMPARISON_COLUMNS,
-    SUMMARY_COLUMNS,
     Pairs,
     compare,
     set_distances,
     summarise,
+    summary_columns,
     write_summary,
 )
 from tests.synthetic_run import write_run
@@ -39,7 +40,7 @@ def test_columns_are_the_contract() -> None:
     assert (
         *("task", "solver", "n", "failed", "psnr", "psnr_ci95", "ssim", "ssim_ci95", "lpips", "lpips_ci95"),
         *("fid", "fid_n", "kid", "fd_prior", "consistency", "denoiser_calls", "seconds_per_image"),
-    ) == SUMMARY_COLUMNS
+    ) == tuple(summary_columns())
     assert (
         *("task", "metric", "solver", "baseline", "difference", "ci95_low", "ci95_high", "p_value", "n"),
     ) == COMPARISON_COLUMNS
@@ -50,6 +51,29 @@ def test_seeds_of_an_image_are_averaged_before_the_interval() -> None:
     line = summarise(rows, NONE, {}, [("sr4", "a")]).iloc[0]
     expected = mean_interval([21.0, 32.0, 25.0])
     assert (line["n"], line["psnr"], line["psnr_ci95"]) == (3, expected.value, expected.half_width)
+
+
+def test_samples_of_an_image_are_averaged_before_its_seeds_and_images_are_the_unit() -> None:
+    cells = {"a": {("x", 0): [20.0, 24.0, 22.0], ("x", 1): [30.0], ("y", 0): [28.0, 30.0]}, "b": {("x", 0): [19.0]}}
+    cells["b"] |= {("x", 1): [24.0, 26.0], ("y", 0): [31.0, 29.0]}
+    tables = [
+        table({name: {key: values[sample] for key, values in cell.items() if sample < len(values)}
+               for name, cell in cells.items()}).assign(sample=sample)
+        for sample in range(3)
+    ]  # fmt: skip
+    rows = pd.concat(tables, ignore_index=True)
+    line = summarise(rows, NONE, {}, [("sr4", "a")]).iloc[0]
+    expected = mean_interval([(22.0 + 30.0) / 2, 29.0])
+    assert (line["n"], line["psnr"], line["psnr_ci95"]) == (2, expected.value, expected.half_width)
+    found = Pairs(rows).difference("sr4", "psnr", "a", "b")
+    assert (found.n, found.difference) == (2, ((22 - 19 + 30 - 25) / 2 + 29 - 30) / 2)
+
+
+def test_one_sample_changes_nothing() -> None:
+    rows = table({name: {("x", 0): 20.0, ("x", 1): 22.0, ("y", 0): 31.0 + len(name)} for name in ("a", "bb")})
+    cells, with_samples = [("sr4", "a"), ("sr4", "bb")], rows.assign(sample=0)
+    pd.testing.assert_frame_equal(summarise(with_samples, NONE, {}, cells), summarise(rows, NONE, {}, cells))
+    pd.testing.assert_frame_equal(compare(with_samples, "a", cells), compare(rows, "a", cells))
 
 
 def test_absent_metrics_are_empty_and_an_empty_cell_is_left_out() -> None:
@@ -115,11 +139,21 @@ def test_distances_of_a_run_are_those_of_its_feature_columns(run: Path) -> None:
     assert found["fd_prior"] == pytest.approx(frechet_distance(prior[0], prior[1]), rel=1e-9)
 
 
+def test_a_distance_with_settings_takes_the_place_of_its_default(run: Path) -> None:
+    folder, cell = RunFolder(run), ("sr4", "resample")
+    settings = SET_METRICS["kid"](subsets=3, subset_size=4)
+    usual, own = (set_distances(folder, [cell], None, sets)[cell] for sets in ((), (settings,)))
+    inception = [feature_matrix(part["inception_features"]) for part in (folder.results(task="sr4", solver="resample"),
+                                                                         folder.references())]  # fmt: skip
+    assert own["kid"] == pytest.approx(kernel_distance(*inception, subsets=3, subset_size=4), rel=1e-9)
+    assert own | {"kid": usual["kid"]} == usual
+
+
 def test_the_files_hold_what_is_returned(run: Path) -> None:
     cells = [("sr4", "resample"), ("sr4", "pseudo_inverse")]
     tables = write_summary(run, cells, "resample")
     summary, comparisons = (pd.read_csv(run / name) for name in ("summary.csv", "comparisons.csv"))
-    assert tuple(summary.columns) == SUMMARY_COLUMNS
+    assert list(summary.columns) == summary_columns()
     assert tuple(comparisons.columns) == COMPARISON_COLUMNS
     assert list(summary["solver"]) == ["resample", "pseudo_inverse"]
     assert list(summary["n"]) == [6, 7]

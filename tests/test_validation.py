@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -9,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ipsolve.requests.errors import RequestError
+from ipsolve.requests.registry import Registry
 from ipsolve.requests.validation import build
 
 
@@ -55,6 +58,77 @@ WRONG: list[tuple[type, Any, str]] = [
         "a.b.leaves.big.fctor: unknown key (did you mean 'factor'?); allowed: factor, rate, pair",
     ),
 ]
+
+
+def test_an_error_carries_its_key_and_its_reason_through_a_pickle() -> None:
+    with pytest.raises(RequestError) as caught:
+        build(Tree, {"path": "x", "leaf": {"factor": 1}}, "a")
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (error.key, error.reason) == ("a.leaf.factor", "must be greater than or equal to 2 (got 1)")
+    assert str(error) == f"{error.key}: {error.reason}" == str(caught.value)
+    alone = RequestError("which configuration?")
+    assert (alone.key, alone.reason, str(alone)) == ("", "which configuration?", "which configuration?")
+
+
+LEAVES: Registry[Leaf] = Registry("leaf kind")
+LEAVES.register(Leaf)
+
+
+@LEAVES.register
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Needle(Leaf):
+    name: ClassVar[str] = "needle"
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"fine": {"factor": 16, "rate": 2.0}}
+
+
+def test_a_mapping_that_names_a_class_is_an_object_of_it() -> None:
+    assert LEAVES.parse({"kind": "leaf", "factor": 8}, "a", "kind") == Leaf(factor=8)
+    assert LEAVES.parse({"kind": "needle", "preset": None}, "a", "kind") == Needle()
+    assert LEAVES.parse({"kind": "needle", "preset": "fine", "rate": 3}, "a", "kind") == Needle(factor=16, rate=3.0)
+
+
+FIELDS = "factor, rate, pair"
+
+
+@pytest.mark.parametrize(
+    ("mapping", "where", "message"),
+    [
+        ("leaf", "a.b", "a.b: must be a mapping of keys to values (got 'leaf')"),
+        ({}, "a.b", "a.b.kind: is required; allowed: leaf, needle"),
+        ({"kind": None}, "", "kind: is required; allowed: leaf, needle"),
+        ({"kind": "leav"}, "a", "a.kind: unknown leaf kind 'leav' (did you mean 'leaf'?); allowed: leaf, needle"),
+        ({"kind": 3}, "a", "a.kind: unknown leaf kind '3'; allowed: leaf, needle"),
+        ({"kind": "needle", "preset": "f"}, "a.b", "a.b.preset: unknown preset 'f'; allowed: fine"),
+        ({"kind": "needle", "preset": "fin"}, "", "preset: unknown preset 'fin' (did you mean 'fine'?); allowed: fine"),
+        ({"kind": "leaf", "preset": "fine"}, "a", f"a.preset: unknown key; allowed: {FIELDS}"),
+        ({"kind": "leaf", "facter": 1}, "a", f"a.facter: unknown key (did you mean 'factor'?); allowed: {FIELDS}"),
+    ],
+)
+def test_a_mapping_that_names_no_object_is_refused_in_one_line(mapping: object, where: str, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        LEAVES.parse(mapping, where, "kind")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("decorator", [dataclass, dataclasses.dataclass])
+def test_a_class_that_does_not_forbid_unknown_keys_has_none_either(decorator: Any) -> None:
+    @decorator
+    class Loose:
+        factor: int = 4
+
+    assert build(Loose, {"factor": "8"}, "a") == Loose(8)
+    with pytest.raises(RequestError, match=r"^a\.facter: unknown key \(did you mean 'factor'\?\); allowed: factor$"):
+        build(Loose, {"facter": 8}, "a")
+
+
+def test_what_has_no_fields_is_not_registered() -> None:
+    class Plain(Leaf):
+        name: ClassVar[str] = "leaf"
+
+    with pytest.raises(ValueError, match="registered twice"):
+        LEAVES.register(Plain)
+    with pytest.raises(TypeError, match="must be a dataclass"):
+        LEAVES.register(type("Other", (), {"name": "other"}))
 
 
 @pytest.mark.parametrize(("cls", "mapping", "message"), WRONG, ids=[message[:30] for *_, message in WRONG])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipsolve.requests.validation import build
 from ipsolve.runs.config import Compute
-from ray_jobs.pipeline.cluster.allocation import Share, plan_share
+from ray_jobs.pipeline.cluster.allocation import Allocation, allocate
 from tuning.request import Sweep, renamed
 
 KEYS = {
@@ -14,7 +14,7 @@ KEYS = {
 }
 
 
-def share_of(sweep: Sweep) -> Share:
+def allocation_of(sweep: Sweep) -> Allocation:
     """Return the trials that run at once and what each of them gets.
 
     Raises:
@@ -28,6 +28,6 @@ def share_of(sweep: Sweep) -> Share:
     }
     with renamed(KEYS):
         asked = build(Compute, wanted, "compute")
-        if plan_share(Compute(), 1).gpus == 0:  # without GPUs trials use cores
+        if allocate(Compute(), 1).gpus == 0:  # without GPUs trials use cores
             asked = build(Compute, wanted | {"gpus_per_actor": 0.0}, "compute")
-        return plan_share(asked, sweep.config.search.num_trials)
+        return allocate(asked, sweep.config.search.num_trials)

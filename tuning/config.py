@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.metrics.base import Weights
+from ipsolve.metrics import USUAL, Entry, Weights
 from ipsolve.priors.networks.unet import Precision
 from ipsolve.runs.config import Name, RunName, Seed, Tracking
 
@@ -67,12 +67,13 @@ class Evaluation:
     Args:
         data: the images, which must not be those of the sweep.
         baseline: the solver that the tuned one is compared with; null: its preset ``published``, or its defaults.
-        metrics: as in an evaluation.
+        metrics, headline: as in an evaluation.
     """
 
     data: dict[str, Any]
     baseline: dict[str, Any] | None = None
-    metrics: list[str] = dataclasses.field(default_factory=lambda: ["psnr", "ssim", "lpips", "fid", "kid", "fd_prior"])
+    metrics: list[Entry] = dataclasses.field(default_factory=lambda: [*USUAL])
+    headline: str | None = None
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import BaseTrial
 
-from ipsolve.requests.errors import RequestError
-from ipsolve.requests.registry import did_you_mean
+from ipsolve.requests.errors import RequestError, did_you_mean
 
 Parameters = dict[str, Any]  # what Optuna sees, by name
 
@@ -159,14 +158,14 @@ KINDS = ("float", "log", "int", "log_int", "choice", "ordered")
 def parse_dimension(field: str, entry: object, where: str) -> Dimension:
     """Return the dimension that an entry of a space describes; RequestError, one line, where it is wrong."""
     if not isinstance(entry, Mapping):
-        raise RequestError(f"{where}: must be a mapping such as {{log: [0.1, 10]}} (got {entry!r})")
+        raise RequestError(where, f"must be a mapping such as {{log: [0.1, 10]}} (got {entry!r})")
     kinds = [str(key) for key in entry if key != "when"]
     for kind in kinds:
         if kind not in KINDS:
             allowed = ", ".join((*KINDS, "when"))
-            raise RequestError(f"{where}.{kind}: unknown key{did_you_mean(kind, KINDS)}; allowed: {allowed}")
+            raise RequestError(f"{where}.{kind}", f"unknown key{did_you_mean(kind, KINDS)}; allowed: {allowed}")
     if len(kinds) != 1:
-        raise RequestError(f"{where}: needs exactly one of {', '.join(KINDS)} (got {', '.join(kinds) or 'none'})")
+        raise RequestError(where, f"needs exactly one of {', '.join(KINDS)} (got {', '.join(kinds) or 'none'})")
     kind, when = kinds[0], _when(entry.get("when"), f"{where}.when")
     spot, values = f"{where}.{kind}", entry[kind]
     if kind == "choice":
@@ -176,9 +175,9 @@ def parse_dimension(field: str, entry: object, where: str) -> Dimension:
         return Ordered(field, when, float(low), float(high))
     log, whole = kind.startswith("log"), kind.endswith("int")
     if whole and not (isinstance(low, int) and isinstance(high, int)):
-        raise RequestError(f"{spot}: must be two whole numbers (got {values!r})")
+        raise RequestError(spot, f"must be two whole numbers (got {values!r})")
     if log and low <= 0:
-        raise RequestError(f"{spot}: a logarithm needs numbers above 0 (got {values!r})")
+        raise RequestError(spot, f"a logarithm needs numbers above 0 (got {values!r})")
     return (
         Interval(field, when, low, high, log, whole) if whole else Interval(field, when, float(low), float(high), log)
     )
@@ -188,14 +187,14 @@ def _ends(values: object, spot: str) -> tuple[float, float]:
     numbers = values if isinstance(values, (list, tuple)) else ()
     fits = len(numbers) == 2 and all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers)
     if not fits or not numbers[0] < numbers[1] or not np.isfinite(numbers).all():
-        raise RequestError(f"{spot}: must be [low, high] with low < high (got {values!r})")
+        raise RequestError(spot, f"must be [low, high] with low < high (got {values!r})")
     return numbers[0], numbers[1]
 
 
 def _options(values: object, spot: str) -> tuple[Any, ...]:
     fits = isinstance(values, (list, tuple)) and len(values) > 0
     if not fits or not all(isinstance(value, (str, int, float, bool, type(None))) for value in values):  # type: ignore[attr-defined]
-        raise RequestError(f"{spot}: must be a list of words, numbers, true, false or null (got {values!r})")
+        raise RequestError(spot, f"must be a list of words, numbers, true, false or null (got {values!r})")
     return tuple(values)  # type: ignore[arg-type]
 
 
@@ -203,5 +202,5 @@ def _when(values: object, spot: str) -> dict[str, tuple[Any, ...]]:
     if values is None:
         return {}
     if not isinstance(values, Mapping):
-        raise RequestError(f"{spot}: must be a mapping of fields to values (got {values!r})")
+        raise RequestError(spot, f"must be a mapping of fields to values (got {values!r})")
     return {str(name): tuple(v) if isinstance(v, (list, tuple)) else (v,) for name, v in values.items()}

@@ -181,7 +181,7 @@ class Ledger:
             self.study.set_user_attr("identity", identity)
         elif known != identity:
             keys = ", ".join(key for key in identity if identity[key] != known.get(key))
-            raise RequestError(f"name: {run.root} holds another sweep ({keys} differ); allowed: another name")
+            raise RequestError("name", f"{run.root} holds another sweep ({keys} differ); allowed: another name")
 
 
 def state_of(trial: FrozenTrial) -> str:
@@ -212,8 +212,9 @@ def grid_of(sweep: Sweep) -> list[Parameters] | None:
         points = following
         if sum(points.values()) > MOST_POINTS:  # said before they are made: nine fields have a quarter of a million
             raise RequestError(
-                f"search.algorithm: the grid has more than {MOST_POINTS} points; "
-                "allowed: a smaller search.grid_size, fewer fields in space, or random"
+                "search.algorithm",
+                f"the grid has more than {MOST_POINTS} points; "
+                "allowed: a smaller search.grid_size, fewer fields in space, or random",
             )
     return sweep.space.grid(search.grid_size)
 

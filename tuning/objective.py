@@ -19,16 +19,16 @@ import numpy as np
 import pandas as pd
 
 from ipsolve.metrics import METRICS, SET_METRICS
-from ipsolve.requests.errors import RequestError
-from ipsolve.requests.registry import did_you_mean
-from ipsolve.runs.results import COUNTS, IMAGE_METRICS
+from ipsolve.requests.errors import RequestError, did_you_mean
+from ipsolve.runs.results import COUNTS, image_metrics
 
-COLUMNS = {name: name for name in (*IMAGE_METRICS, "consistency", *COUNTS)} | {"seconds_per_image": "seconds"}
-# An image that is reproduced exactly has an infinite PSNR, which no mean survives, and leaving it out would rank the
-# trial by its harder images alone. It counts as the rounding of float32, which no other image is above.
-CEILINGS = {"psnr": 150.0}
 Mode = Literal["max", "min"]
 Rows = Mapping[str, pd.DataFrame]  # by task, a row per image, indexed by image id
+
+
+def columns() -> dict[str, str]:
+    """Return what may be made best, by its name in a summary, with its column in the rows."""
+    return {name: name for name in (*image_metrics(), "consistency", *COUNTS)} | {"seconds_per_image": "seconds"}
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,16 @@ class Objective:
 
     def _sum(self, rows: pd.DataFrame) -> pd.Series:
         parts = [
-            weight * rows[COLUMNS[name]].astype(float).clip(upper=CEILINGS.get(name))
+            weight * rows[columns()[name]].astype(float).clip(upper=_ceiling(name))
             for name, weight in self.weights.items()
         ]
         return pd.concat(parts, axis=1).sum(axis=1, skipna=False)
+
+
+def _ceiling(name: str) -> float | None:
+    # an image that is reproduced exactly has an infinite PSNR, which no mean survives, and leaving it out would rank
+    # the trial by its harder images alone
+    return METRICS[name].exact if name in METRICS else None
 
 
 def _spread(values: pd.Series) -> float:
@@ -89,7 +95,7 @@ def parse_objectives(config: Mapping[str, Any] | list[dict[str, Any]]) -> tuple[
         return (_parse(config, "objective"),)
     objectives = tuple(_parse(each, f"objective.{i}") for i, each in enumerate(config))
     if objectives[0].name == objectives[1].name:
-        raise RequestError(f"objective: both are {objectives[0].name}; a front needs two that differ")
+        raise RequestError("objective", f"both are {objectives[0].name}; a front needs two that differ")
     return objectives
 
 
@@ -97,9 +103,9 @@ def _parse(mapping: Mapping[str, Any], where: str) -> Objective:
     for key in mapping:
         if key not in ("metric", "mode", "weights"):
             hint = did_you_mean(str(key), ("metric", "mode", "weights"))
-            raise RequestError(f"{where}.{key}: unknown key{hint}; allowed: metric, mode, weights")
+            raise RequestError(f"{where}.{key}", f"unknown key{hint}; allowed: metric, mode, weights")
     if ("metric" in mapping) == ("weights" in mapping):
-        raise RequestError(f"{where}: needs either metric or weights")
+        raise RequestError(where, "needs either metric or weights")
     if "weights" in mapping:
         return _weighted(mapping, where)
     metric = str(mapping["metric"])
@@ -107,29 +113,27 @@ def _parse(mapping: Mapping[str, Any], where: str) -> Objective:
     natural: Mode = "max" if metric in METRICS and METRICS[metric].higher_is_better else "min"
     mode = mapping.get("mode", natural)
     if mode not in ("max", "min"):
-        raise RequestError(f"{where}.mode: must be max or min (got {mode!r})")
+        raise RequestError(f"{where}.mode", f"must be max or min (got {mode!r})")
     return Objective({metric: 1.0}, mode)
 
 
 def _weighted(mapping: Mapping[str, Any], where: str) -> Objective:
     weights = mapping["weights"]
     if not isinstance(weights, Mapping) or not weights:
-        raise RequestError(f"{where}.weights: must be a mapping of columns to numbers (got {weights!r})")
+        raise RequestError(f"{where}.weights", f"must be a mapping of columns to numbers (got {weights!r})")
     if mapping.get("mode", "max") != "max":
-        raise RequestError(f"{where}.mode: a weighted sum is made large; give what should be small a negative weight")
+        raise RequestError(f"{where}.mode", "a weighted sum is made large; give what should be small a negative weight")
     for name, weight in weights.items():
         _check_column(str(name), f"{where}.weights")
         if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight) or not weight:
-            raise RequestError(f"{where}.weights.{name}: must be a number other than 0 (got {weight!r})")
+            raise RequestError(f"{where}.weights.{name}", f"must be a number other than 0 (got {weight!r})")
     return Objective({str(name): float(weight) for name, weight in weights.items()}, "max")
 
 
 def _check_column(name: str, where: str) -> None:
+    known = columns()
+    allowed = f"allowed: {', '.join(known)}"
     if name in SET_METRICS:
-        raise RequestError(
-            f"{where}: {name} is a distance between sets, it has no value per image; allowed: {', '.join(COLUMNS)}"
-        )
-    if name not in COLUMNS:
-        raise RequestError(
-            f"{where}: unknown column {name!r}{did_you_mean(name, COLUMNS)}; allowed: {', '.join(COLUMNS)}"
-        )
+        raise RequestError(where, f"{name} is a distance between sets, it has no value per image; {allowed}")
+    if name not in known:
+        raise RequestError(where, f"unknown column {name!r}{did_you_mean(name, known)}; {allowed}")

@@ -18,7 +18,7 @@ from ipsolve.runs.results import RunFolder
 from ipsolve.runs.statistics import mean_interval, without_exact
 from tuning.dimensions import Choice
 from tuning.ledger import COMPLETE, DIVERGED, REFERENCE, Ledger, state_of
-from tuning.objective import COLUMNS
+from tuning.objective import columns
 from tuning.problem import Scores
 from tuning.request import TUNED, Sweep
 
@@ -70,7 +70,7 @@ def _row(sweep: Sweep, trial: FrozenTrial, scores: Scores, counted: dict[str, se
             row[name], row[f"{name}_ci95"], _ = mean_interval(values)
     for task, table in rows.items():
         for column in dict.fromkeys(name for objective in sweep.objectives for name in objective.weights):
-            values = table[COLUMNS[column]].astype(float)
+            values = table[columns()[column]].astype(float)
             exact = column in METRICS and METRICS[column].higher_is_better
             row[f"{task}.{column}"] = mean_interval(without_exact(values) if exact else values).value
     return row

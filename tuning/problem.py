@@ -20,15 +20,19 @@ from torch import Tensor
 
 from ipsolve.runs.cells import Cell
 from ipsolve.runs.experiment import Experiment
-from ipsolve.runs.results import COUNTS, IMAGE_METRICS, RunFolder
+from ipsolve.runs.results import COUNTS, RunFolder, image_metrics
 from ipsolve.solvers import parse_solver
 from ray_jobs.pipeline.folder.batches import file_name
 from tuning.objective import Objective
 
 TRIAL = "trial"  # the name of the solver in the cells of all trials: their hash is of settings alone
 IMAGES = "images"
-SCALARS = ["image_id", *IMAGE_METRICS, "consistency", *COUNTS, "seconds"]
 Fields = Mapping[str, Any]
+
+
+def _scalars() -> list[str]:
+    """Return the columns of a trial's rows: those of results but for pictures and features."""
+    return ["image_id", *image_metrics(), "consistency", *COUNTS, "seconds"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Scores:
     def save(self, cell: Cell, rows: pa.Table) -> None:
         """Keep the rows of a batch, without its pictures."""
         name = file_name(cell.hash, rows["image_id"].to_pylist())
-        self.run.write_table(self.run.path(IMAGES, cell.hash, name), rows.select(SCALARS))
+        self.run.write_table(self.run.path(IMAGES, cell.hash, name), rows.select(_scalars()))
 
     def rows(self, cell: Cell) -> pd.DataFrame:
         """Return the rows of a cell by image id, in the order of the images."""
@@ -76,7 +80,7 @@ class Scores:
             with self.run.filesystem.open_input_file(path) as file:
                 tables.append(pq.read_table(file).to_pandas())
         if not tables:
-            return pd.DataFrame(columns=SCALARS[1:])
+            return pd.DataFrame(columns=_scalars()[1:])
         table = pd.concat(tables).drop_duplicates("image_id").set_index("image_id")
         return table.reindex([name for name in self.problem.image_ids if name in table.index])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ipsolve.datasets import ImageError
+from ipsolve.metrics import Entry
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.validation import build
 from ipsolve.runs.cells import at, describe
@@ -34,6 +35,7 @@ OWN_KEYS = {f"solvers.{TRIAL}": "solver", "metrics": "objective"}
 EVALUATE_KEYS = {
     "data": "evaluate.data",
     "metrics": "evaluate.metrics",
+    "headline": "evaluate.headline",
     f"solvers.{PUBLISHED}": "evaluate.baseline",
     f"solvers.{TUNED}": "solver",
 }
@@ -63,8 +65,8 @@ class Sweep:
         """
         if len(config.name) > MOST_LETTERS:
             raise RequestError(
-                f"name: must have at most {MOST_LETTERS} characters, because best.yaml adds {BEST} "
-                f"(got {len(config.name)})"
+                "name",
+                f"must have at most {MOST_LETTERS} characters, because best.yaml adds {BEST} (got {len(config.name)})",
             )
         own = parse_solver(config.solver)
         space = parse_space(config.space, config.solver)
@@ -81,35 +83,35 @@ class Sweep:
     def _check(self) -> None:
         search = self.config.search
         for name, reason in self.experiment.missing_metrics.items():
-            raise RequestError(f"objective: {name} cannot be computed here: {reason}")
-        exact = [task for task, (_, noise) in self.experiment.tasks.items() if noise.std == 0]
+            raise RequestError("objective", f"{name} cannot be computed here: {reason}")
+        exact = [name for name, task in self.experiment.tasks.items() if task.noise.std == 0]
         if exact and any("consistency" in objective.weights for objective in self.objectives):
-            raise RequestError(f"objective: consistency is in units of the noise, and tasks.{exact[0]} has none")
+            raise RequestError("objective", f"consistency is in units of the noise, and tasks.{exact[0]} has none")
         if any(a >= b for a, b in zip(search.rungs, search.rungs[1:], strict=False)):
-            raise RequestError(f"search.rungs: must be increasing (got {search.rungs})")
+            raise RequestError("search.rungs", f"must be increasing (got {search.rungs})")
         n = len(self.experiment.image_ids)
         if search.rungs[-1] > n:
-            raise RequestError(f"search.rungs: the last is {search.rungs[-1]}, and data has {n} images")
+            raise RequestError("search.rungs", f"the last is {search.rungs[-1]}, and data has {n} images")
         if len(self.objectives) > 1 and search.scheduler not in (None, "none"):
-            raise RequestError("search.scheduler: two objectives have no single order to stop by; allowed: none")
+            raise RequestError("search.scheduler", "two objectives have no single order to stop by; allowed: none")
         if "://" in self.config.output:
-            raise RequestError("output: a sweep keeps its study in SQLite, which needs a local folder")
+            raise RequestError("output", "a sweep keeps its study in SQLite, which needs a local folder")
         self._check_space()
         self._check_split()
 
     def _check_space(self) -> None:
         """Raise RequestError where the solver cannot do a task at some point of the space, the reference or not."""
-        latent = self.experiment.prior_summary.latent
+        traits = self.experiment.prior_summary.traits
         for field, values in self.space.around(self.experiment.solvers[TRIAL]):
             solver = parse_solver({**self.config.solver, **values}, "space")
-            for task, (spec, noise) in self.experiment.tasks.items():
-                at(f"space.{field}: {values[field]} on tasks.{task}", solver.check, spec, latent, noise.std)
+            for name, task in self.experiment.tasks.items():
+                at(f"space.{field}: {values[field]} on tasks.{name}", solver.check, task, traits)
 
     def _check_split(self) -> None:
         source = self.config.data.get("source")
         if str(source).split(":")[-1] == "test":
             raise RequestError(
-                f"data.source: {source} is a test split; hyper-parameters are chosen on another one, val"
+                "data.source", f"{source} is a test split; hyper-parameters are chosen on another one, val"
             )
         with renamed(EVALUATE_KEYS):
             evaluation = Experiment.of(self.evaluation({TUNED: self.fields(self.reference)}))
@@ -118,8 +120,9 @@ class Sweep:
             own, other = shared
             as_other = "" if own == other else f" as {other}"
             raise RequestError(
-                f"data: image {own} is one that evaluate.data reports on{as_other}; allowed: two sets without an image "
-                "in common"
+                "data",
+                f"image {own} is one that evaluate.data reports on{as_other}; allowed: two sets without an image "
+                "in common",
             )
 
     @property
@@ -137,8 +140,12 @@ class Sweep:
         parse_solver(baseline, "evaluate.baseline")
         solvers = {**tuned, PUBLISHED: baseline}
         evaluate = self.config.evaluate
-        return _evaluation(
-            self.config, evaluate.data, solvers, evaluate.metrics, PUBLISHED, f"{self.config.name}{BEST}"
+        name = f"{self.config.name}{BEST}"
+        return dataclasses.replace(
+            _evaluation(self.config, evaluate.data, solvers, evaluate.metrics),
+            name=name,
+            baseline=PUBLISHED,
+            headline=evaluate.headline,
         )
 
     @cached_property
@@ -158,7 +165,7 @@ class Sweep:
         ids = [self.experiment.image_ids[index] for index in self.order]
         for name, image in zip(ids, images, strict=True):
             if isinstance(image, ImageError):
-                raise RequestError(f"data: {name} cannot be read: {image}")
+                raise RequestError("data", f"{name} cannot be read: {image}")
         return Problem(
             experiment=self.experiment,
             fixed=self.config.solver,
@@ -183,14 +190,13 @@ class Sweep:
 
 @contextmanager
 def renamed(keys: Mapping[str, str]) -> Iterator[None]:
-    """Let a RequestError name the user's own key: one of ``keys`` at its start becomes what it stands for."""
+    """Let a RequestError name the user's own key: one of ``keys`` at the start of its key is what that stands for."""
     try:
         yield
     except RequestError as error:
-        text = str(error)
         for key, own in keys.items():
-            if text.startswith((f"{key}.", f"{key}:", f"{key} ")):
-                raise RequestError(own + text[len(key) :]) from None
+            if error.key == key or error.key.startswith((f"{key}.", f"{key} ")):
+                raise RequestError(own + error.key[len(key) :], error.reason) from None
         raise
 
 
@@ -209,20 +215,17 @@ def _evaluation(
     config: SweepConfig,
     data: dict[str, Any],
     solvers: Mapping[str, Mapping[str, Any]],
-    metrics: list[str],
-    baseline: str | None = None,
-    name: str | None = None,
+    metrics: Sequence[Entry],
 ) -> Config:
     compute = Compute(batch_size=config.compute.batch_size, precision=config.compute.precision)
     return Config(
-        name=name or config.name,
+        name=config.name,
         seed=config.seed,
         data=data,
         prior=config.prior,
         tasks=config.tasks,
         solvers={key: dict(solver) for key, solver in solvers.items()},
-        baseline=baseline,
-        metrics=metrics,
+        metrics=list(metrics),
         weights=config.weights,
         compute=compute,
         output=config.output,

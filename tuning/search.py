@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ray_jobs.pipeline.cluster import connection as cluster
-from ray_jobs.pipeline.cluster.allocation import Share
+from ray_jobs.pipeline.cluster.allocation import Allocation
 from ray_jobs.pipeline.stages.worker import MAX_DEATHS
 from tuning.ledger import Ledger
 from tuning.problem import Problem
@@ -15,7 +15,9 @@ from tuning.problem import Problem
 TUNE = "ray_tune"  # Tune's own records, which nothing is read from again
 
 
-def search(ledger: Ledger, problem: Problem, location: str, share: Share, written: bytes | None = None) -> None:
+def search(
+    ledger: Ledger, problem: Problem, location: str, allocation: Allocation, written: bytes | None = None
+) -> None:
     """Run the missing trials of a sweep.
 
     Args:
@@ -27,7 +29,7 @@ def search(ledger: Ledger, problem: Problem, location: str, share: Share, writte
     # read when Tune is imported; its own handler of Ctrl-C would end a sweep as if it were complete
     os.environ.update(TUNE_DISABLE_SIGINT_HANDLER="1", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    cluster.connect(share.num_actors * share.cpus)
+    cluster.connect(allocation.num_actors * allocation.cpus)
     from ray import tune
 
     from tuning.adapters import StudyScheduler, StudySearcher, StudyStopper
@@ -35,17 +37,17 @@ def search(ledger: Ledger, problem: Problem, location: str, share: Share, writte
 
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what happens to trials is told by the ledger
-    place = Place(location, share.device, share.cpus, written)
+    place = Place(location, allocation.device, allocation.cpus, written)
     trainable = tune.with_parameters(Runner, problem=problem, place=place)
     # ray.md 1c: next to a GPU the CPU share only sets threads
-    resources = {"cpu": 0 if share.gpus else share.cpus, "gpu": share.gpus}
+    resources = {"cpu": 0 if allocation.gpus else allocation.cpus, "gpu": allocation.gpus}
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger),
             scheduler=StudyScheduler(ledger),
             num_samples=-1,  # the searcher says when it has no more
-            max_concurrent_trials=share.num_actors,
+            max_concurrent_trials=allocation.num_actors,
             reuse_actors=True,  # the prior is loaded once per actor, not once per trial
             trial_dirname_creator=_folder,
         ),

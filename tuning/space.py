@@ -102,7 +102,7 @@ def parse_space(mapping: Mapping[str, Any], fixed: Mapping[str, Any], where: str
         if field not in names:
             raise unknown_key(where, str(field), names)
         if field in fixed:
-            raise RequestError(f"{where}.{field}: is fixed under solver as well; remove one of the two")
+            raise RequestError(f"{where}.{field}", "is fixed under solver as well; remove one of the two")
     dimensions = {field: parse_dimension(field, entry, f"{where}.{field}") for field, entry in mapping.items()}
     for dimension in dimensions.values():
         _check_when(dimension, dimensions, f"{where}.{dimension.field}.when")
@@ -117,11 +117,11 @@ def _check_when(dimension: Dimension, dimensions: Mapping[str, Dimension], where
         condition = dimensions.get(name)
         if not isinstance(condition, Choice):
             choices = ", ".join(n for n, d in dimensions.items() if isinstance(d, Choice)) or "none in this space"
-            raise RequestError(f"{where}.{name}: is not a choice of this space; allowed: {choices}")
+            raise RequestError(f"{where}.{name}", f"is not a choice of this space; allowed: {choices}")
         for value in allowed:
             if value not in condition.options:
                 options = ", ".join(map(str, condition.options))
-                raise RequestError(f"{where}.{name}: never is {value!r}; allowed: {options}")
+                raise RequestError(f"{where}.{name}", f"never is {value!r}; allowed: {options}")
 
 
 def _in_order(dimensions: Mapping[str, Dimension], where: str) -> tuple[Dimension, ...]:
@@ -129,6 +129,6 @@ def _in_order(dimensions: Mapping[str, Dimension], where: str) -> tuple[Dimensio
     while len(ordered) < len(dimensions):
         ready = [d for n, d in dimensions.items() if n not in ordered and set(d.when) <= set(ordered)]
         if not ready:
-            raise RequestError(f"{where}: fields wait for each other in a circle ({', '.join(dimensions)})")
+            raise RequestError(where, f"fields wait for each other in a circle ({', '.join(dimensions)})")
         ordered |= {d.field: d for d in ready}
     return tuple(ordered.values())

@@ -19,10 +19,10 @@ import yaml
 
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline.cluster.allocation import Share
+from ray_jobs.pipeline.cluster.allocation import Allocation
 from ray_jobs.pipeline.folder import provenance
 from ray_jobs.pipeline.folder.status import Status, run_to_end
-from tuning.allocation import share_of
+from tuning.allocation import allocation_of
 from tuning.ledger import STUDY, Ledger, grid_of
 from tuning.request import Sweep, load_sweep
 
@@ -41,19 +41,19 @@ def _command(options: argparse.Namespace) -> int:
     sweep = Sweep.of(load_sweep(options.space, options.overrides))
     grid_of(sweep)  # one that is too large is a wrong request, before anything starts
     if options.dry_run:
-        print(describe(sweep, share_of(sweep)))
+        print(describe(sweep, allocation_of(sweep)))
         return cli.COMPLETE
     return run_sweep(sweep)
 
 
-def describe(sweep: Sweep, share: Share) -> str:
+def describe(sweep: Sweep, allocation: Allocation) -> str:
     """Return the plan of a sweep as lines to print before anything starts."""
     config, search = sweep.config, sweep.config.search
     objective = " and ".join(f"{each.mode} {each.name}" for each in sweep.objectives)
     standardised = ", mean over the tasks in units of the reference" if len(config.tasks) > 1 else ""
     asha = f", best 1/{search.reduction_factor} go on" if sweep.scheduler == "asha" else ""
     gpus = config.compute.gpus_per_trial
-    ignored = gpus != "auto" and gpus > share.gpus
+    ignored = gpus != "auto" and gpus > allocation.gpus
     lines = [
         f"sweep      {config.run_location}",
         f"solver     {' '.join(f'{key}={value}' for key, value in config.solver.items())}",
@@ -62,7 +62,7 @@ def describe(sweep: Sweep, share: Share) -> str:
         f"objective  {objective}{standardised}",
         f"search     {search.algorithm}, {search.num_trials} trials",
         f"stopping   {sweep.scheduler}{asha}; reports after {', '.join(map(str, search.rungs))} images",
-        f"compute    {share}, batch size {config.compute.batch_size}, {config.compute.precision}",
+        f"compute    {allocation}, batch size {config.compute.batch_size}, {config.compute.precision}",
         *([f"           no GPU here: gpus_per_trial={gpus:g} is ignored"] if ignored else []),
         f"evaluates  {config.evaluate.data.get('source')}, in {config.run_location}/best.yaml",
         "space",
@@ -88,10 +88,10 @@ def _search(sweep: Sweep, run: RunFolder, status: Status) -> tuple[int, str]:
     from tuning.search import search
 
     ledger = Ledger(sweep, run, lambda line: print(line, flush=True))
-    share, missing = share_of(sweep), ledger.missing()
-    print(describe(sweep, share), f"{missing} of {ledger.num_trials} trials missing", sep="\n", flush=True)
+    allocation, missing = allocation_of(sweep), ledger.missing()
+    print(describe(sweep, allocation), f"{missing} of {ledger.num_trials} trials missing", sep="\n", flush=True)
     before = provenance.read(run, status.note)
-    origin = provenance.describe(sweep.experiment, str(share), before, missing > 0)
+    origin = provenance.describe(sweep.experiment, str(allocation), before, missing > 0)
     config = yaml.safe_dump(dataclasses.asdict(sweep.config), sort_keys=False, allow_unicode=True).encode()
     run.write(run.path("config.yaml"), config, durable=True)
     run.write_json("provenance.json", origin, durable=True)
@@ -99,7 +99,7 @@ def _search(sweep: Sweep, run: RunFolder, status: Status) -> tuple[int, str]:
     scores = Scores(problem, run)
     if missing:
         try:
-            search(ledger, problem, run.root, share, config)
+            search(ledger, problem, run.root, allocation, config)
         except Exception:  # what there is can be looked at while whatever is broken is mended
             tracking.send(run, sweep, ledger, scores, trial_table(sweep, ledger, scores))
             raise

@@ -51,9 +51,9 @@ def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: p
     finished = [trial for trial in ledger.trials() if trial.state.is_finished()]
     # of the run as well as of its trials: the first of them waits for a cluster, and the last one for the tables
     start, end = run_span(run.read_json("provenance.json"))
-    start = min([*([start] if start else []), *map(_start, finished)], default=None)
+    began = min([*([start] if start else []), *map(_start, finished)], default=None)
     end = max([end, *map(_end, finished)])
-    parent = memory.run_of(client, f"sweep/{digest(identity)}", sweep.config.name, tags, start)
+    parent = memory.run_of(client, f"sweep/{digest(identity)}", sweep.config.name, tags, began)
     shared = {**flat("data", sweep.config.data), **flat("prior", sweep.config.prior)}
     fixed = {"scheduler": sweep.scheduler, "rungs": sweep.config.search.rungs, "tasks": list(sweep.config.tasks)}
     described = shared | fixed | flat("solver", sweep.config.solver) | flat("space", sweep.config.space)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from ipsolve.evaluation.evaluator import Evaluator
+from ipsolve.evaluation.batch import Batch
 from ipsolve.runs.results import RunFolder
 from ray_jobs.pipeline.stages.malloc import keep_freed_memory
 from ray_jobs.pipeline.stages.worker import sees
@@ -50,10 +50,9 @@ class Bench:
         lost = place.device == "cuda" and not torch.cuda.is_available()
         self.note = "it was given a GPU that torch cannot use, and worked on the CPU" if lost else ""
         self.device = "cpu" if lost else place.device
-        self.num_threads = place.num_threads
         self.problem = problem
         self.scores = Scores(problem, run)
-        self.evaluator = Evaluator(self._workload(problem.reference), self.device)
+        self.evaluator = Workload.of(problem.experiment, self.device, place.num_threads).evaluator(self.device)
 
     def measure(self, fields: Fields, n: int) -> Report:
         """Solve what is missing of the first ``n`` images of a trial; return the report on them.
@@ -66,23 +65,20 @@ class Bench:
 
     def _solve(self, fields: Fields, n: int) -> str | None:
         """Solve what is missing; return why that stopped short, if it did."""
-        ids, images = self.problem.image_ids, self.problem.images
+        ids = self.problem.image_ids
         trial = self.problem.trial(fields)
-        self.evaluator.workload = self._workload(fields)
         for cell in trial.cells:
             known = set(self.scores.rows(cell).index)
             missing = [i for i in range(n) if ids[i] not in known]
             for start in range(0, len(missing), trial.batch_size):
-                batch = missing[start : start + trial.batch_size]
-                outcome = self.evaluator.evaluate(cell, [ids[i] for i in batch], images[batch])
+                chosen = missing[start : start + trial.batch_size]
+                images = Batch(cell, tuple(ids[i] for i in chosen), self.problem.images[chosen].numpy())
+                outcome = self.evaluator.evaluate(images, trial.tasks[cell.task], trial.solvers[cell.solver])
                 if len(outcome.rows):
                     self.scores.save(cell, outcome.rows)
                 for failure in outcome.failures:
                     return f"{cell.task}, image {failure.image_id}: {failure.error}"
         return None
-
-    def _workload(self, fields: Fields) -> Workload:
-        return Workload.of(self.problem.trial(fields), self.device, self.num_threads)
 
 
 class Runner(tune.Trainable):

@@ -28,6 +28,7 @@ from ipsolve.runs.results import RunFolder
 from ipsolve.solvers import Solver
 from ray_jobs import cli
 from ray_jobs.evaluate import evaluate
+from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.stages.reading import load
 from ray_jobs.pipeline.stages.worker import Worker
@@ -125,7 +126,8 @@ class Scene:
             trial, config=dataclasses.replace(trial.config, output=tempfile.mkdtemp(dir=self.folder))
         )
         worker = Worker(Workload.of(alone))
-        for cell, indices in Plan.of(alone).schedule().batches():
+        index = RunIndex(RunFolder(alone.config.run_location), alone.all_cells)
+        for cell, indices in Plan.of(alone, index).dispatch().batches():
             worker.process(load(alone.source, cell, indices, alone.image_size))
         return RunFolder(alone.config.run_location)
 

@@ -11,10 +11,8 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import Operator
-from ipsolve.priors import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
+from ipsolve.citation import Citation
+from ipsolve.problem import Problem
 from ipsolve.solvers import Solver
 from ipsolve.solvers.classical.pseudo_inverse import PseudoInverse
 
@@ -22,14 +20,13 @@ from ipsolve.solvers.classical.pseudo_inverse import PseudoInverse
 class Faulty(Solver):
     """Has a fault."""
 
-    paper: ClassVar[str] = "none"
-    family: ClassVar[str] = "test"
+    citation: ClassVar[Citation] = PseudoInverse.citation
 
     def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
         return x_hat
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        return self.fault(measurement.y, PseudoInverse().solve(measurement, operator, prior, rng))
+    def solve(self, problem: Problem) -> Tensor:
+        return self.fault(problem.y, PseudoInverse().solve(problem))
 
 
 def brightest(y: Tensor) -> Tensor:

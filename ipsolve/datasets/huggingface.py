@@ -32,7 +32,7 @@ class HuggingFaceSource(Source):
         """Return the source that ``ORG/NAME:SPLIT`` names."""
         repository, _, split = reference.rpartition(":")
         if not repository or not split:
-            raise RequestError(f"data.source: hf:{reference} names no split; allowed: hf:ORG/NAME:SPLIT")
+            raise RequestError("data.source", f"hf:{reference} names no split; allowed: hf:ORG/NAME:SPLIT")
         return cls(repository, split, image_column)
 
     @cached_property
@@ -41,20 +41,22 @@ class HuggingFaceSource(Source):
             import datasets
         except ModuleNotFoundError:
             raise RequestError(
-                "data.source: hf: needs the datasets package; install it with: pip install datasets"
+                "data.source", "hf: needs the datasets package; install it with: pip install datasets"
             ) from None
         try:
             rows = datasets.load_dataset(self.repository, split=self.split)
         except Exception as error:  # hub, network, cache and builder errors share no base class
             reason = " ".join(str(error).split())
-            raise RequestError(f"data.source: hf:{self.repository}:{self.split} cannot be loaded: {reason}") from error
+            raise RequestError(
+                "data.source", f"hf:{self.repository}:{self.split} cannot be loaded: {reason}"
+            ) from error
         columns = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
         if self._wanted_column is not None:
             columns = [name for name in columns if name == self._wanted_column]
         if len(columns) != 1:
             there = ", ".join(rows.features)
             raise RequestError(
-                f"data.image_column: say which column of hf:{self.repository} holds images; columns: {there}"
+                "data.image_column", f"say which column of hf:{self.repository} holds images; columns: {there}"
             )
         column = columns[0]
         return (

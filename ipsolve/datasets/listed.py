@@ -206,6 +206,6 @@ def list_uri(source: str, suffixes: Sequence[str]) -> StoredFiles | Path:
         listed = [info for info in filesystem.get_file_info(selector) if info.is_file]
         named = {info.path.removeprefix(f"{path}/"): int(info.size) for info in listed}
     except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"data.source: cannot list {source}: {reason(error)}") from None
+        raise RequestError("data.source", f"cannot list {source}: {reason(error)}") from None
     wanted = {n: size for n, size in named.items() if n.lower().endswith(tuple(suffixes)) and not is_hidden(n)}
     return StoredFiles(source, dict(sorted(wanted.items())))

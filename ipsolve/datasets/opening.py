@@ -79,7 +79,7 @@ def _open(request: SourceSpec, size: int | None) -> Source:
     if request.tile:
         if not isinstance(files, LocalFiles):
             raise RequestError(
-                "data.tile: photographs are cut on a local disk only; copy them there, or leave tile out"
+                "data.tile", "photographs are cut on a local disk only; copy them there, or leave tile out"
             )
         return TiledImages(files, _tile_size(request.tile, size), request.downscale)
     _reject(request, ("downscale",), "image files without tile")
@@ -89,14 +89,16 @@ def _open(request: SourceSpec, size: int | None) -> Source:
 def _reject(request: SourceSpec, keys: tuple[str, ...], kind: str) -> None:
     for key in keys:
         if getattr(request, key) != getattr(SourceSpec, key):
-            raise RequestError(f"data.{key}: has no meaning for {kind} (source {request.source})")
+            raise RequestError(f"data.{key}", f"has no meaning for {kind} (source {request.source})")
 
 
 def _tile_size(tile: bool | int, size: int | None) -> int:
     if tile is not True:
         return int(tile)
     if size is None:
-        raise RequestError("data.tile: true takes the prior's size, which is not known here; give the pixels, tile: 64")
+        raise RequestError(
+            "data.tile", "true takes the prior's size, which is not known here; give the pixels, tile: 64"
+        )
     return size
 
 
@@ -104,7 +106,7 @@ def _stored(source: str) -> tuple[Listed, bool]:
     """Return the files of a URI, and whether they are Parquet."""
     if glob.has_magic(source.partition("?")[0]):
         raise RequestError(
-            f"data.source: a URI takes no glob (got {source}); allowed: a file, or all that is in a folder"
+            "data.source", f"a URI takes no glob (got {source}); allowed: a file, or all that is in a folder"
         )
     files = list_uri(source, SUFFIXES)
     if isinstance(files, Path):
@@ -129,8 +131,8 @@ def _local(source: str) -> tuple[LocalFiles, bool]:
         found = list(walk(root, path.parts[len(fixed) :]))
     else:
         raise RequestError(
-            f"data.source: {source} does not exist; allowed: portraits:SPLIT, a folder, glob, file or URI, "
-            "hf:NAME:SPLIT"
+            "data.source",
+            f"{source} does not exist; allowed: portraits:SPLIT, a folder, glob, file or URI, hf:NAME:SPLIT",
         )
     # sorted by parts joined with "/", so that the order is that of the image ids on every system
     found = sorted((p for p in found if not p.name.startswith(".")), key=lambda p: p.relative_to(root).as_posix())
@@ -142,9 +144,9 @@ def _local(source: str) -> tuple[LocalFiles, bool]:
 def _are_tables(source: str, found: Iterable[PurePath]) -> bool:
     kinds = {path.suffix.lower() == TABLE_SUFFIX for path in found if path.suffix.lower() in SUFFIXES}
     if not kinds:
-        raise RequestError(f"data.source: no images in {source}; read are files ending in {', '.join(SUFFIXES)}")
+        raise RequestError("data.source", f"no images in {source}; read are files ending in {', '.join(SUFFIXES)}")
     if len(kinds) > 1:
         raise RequestError(
-            f"data.source: {source} holds both images and Parquet; use a glob such as *.png or *.parquet"
+            "data.source", f"{source} holds both images and Parquet; use a glob such as *.png or *.parquet"
         )
     return kinds.pop()

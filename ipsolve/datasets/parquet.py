@@ -61,12 +61,12 @@ class ParquetImages(Source):
                 start += rows
         self._ends = list(accumulate(lengths))
         if not self._ends or self._ends[-1] == 0:
-            raise RequestError(f"data.source: the Parquet files in {files.where(0)} have no rows")
+            raise RequestError("data.source", f"the Parquet files in {files.where(0)} have no rows")
         self.column = _image_column(schemas[0], image_column, files.where(0))
         for file, schema in enumerate(schemas):
             if self.column not in schema.names:
                 raise RequestError(
-                    f"data.source: {files.where(file)} has no column {self.column!r}, the image column of the others"
+                    "data.source", f"{files.where(file)} has no column {self.column!r}, the image column of the others"
                 )
         self._require_named_images(footers)
         self._ids = self._read_ids(schemas[0], id_column)
@@ -80,9 +80,10 @@ class ParquetImages(Source):
             paths = [cell["path"] for cell in column.to_pylist() if cell and cell["path"]]
             if paths and not any(self._is_there(file, path) for path in paths):
                 raise RequestError(
-                    f"data.source: column {self.column!r} of {self.files.where(file)} holds paths and no image bytes, "
+                    "data.source",
+                    f"column {self.column!r} of {self.files.where(file)} holds paths and no image bytes, "
                     f"and none of them can be read, such as {paths[0]!r}; allowed: paths on a local disk, absolute "
-                    "or relative to the Parquet file's folder, or the bytes themselves"
+                    "or relative to the Parquet file's folder, or the bytes themselves",
                 )
 
     def _is_there(self, file: int, path: str) -> bool:
@@ -97,12 +98,12 @@ class ParquetImages(Source):
         if column is None:
             return None
         if column not in schema.names:
-            raise RequestError(f"data.id_column: no column {column!r}; there are: {', '.join(schema.names)}")
+            raise RequestError("data.id_column", f"no column {column!r}; there are: {', '.join(schema.names)}")
         with ThreadPoolExecutor(_THREADS) as pool:
             columns = pool.map(lambda file: _open(self.files, file).read([column])[column], range(len(self.files)))
             ids = [str(value) for values in columns for value in values.to_pylist()]
         if len(set(ids)) < len(ids):
-            raise RequestError(f"data.id_column: the values of {column!r} are not unique")
+            raise RequestError("data.id_column", f"the values of {column!r} are not unique")
         return ids
 
     def __len__(self) -> int:
@@ -186,7 +187,7 @@ def _open(files: Listed, file: int) -> Any:
         return files.table(file)
     except (pa.ArrowException, OSError) as error:
         where, why = files.where(file), (str(error).splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"data.source: {where} is not readable Parquet: {why}") from None
+        raise RequestError("data.source", f"{where} is not readable Parquet: {why}") from None
 
 
 def _image_column(schema: Any, wanted: str | None, path: str) -> str:
@@ -202,7 +203,7 @@ def _image_column(schema: Any, wanted: str | None, path: str) -> str:
         if wanted not in candidates:
             there = ", ".join(candidates) or "none"
             raise RequestError(
-                f"data.image_column: {wanted!r} is not a column of image bytes in {path}; such are: {there}"
+                "data.image_column", f"{wanted!r} is not a column of image bytes in {path}; such are: {there}"
             )
         return wanted
     named = [column for column in IMAGE_NAMES if column in candidates]
@@ -213,7 +214,9 @@ def _image_column(schema: Any, wanted: str | None, path: str) -> str:
     problem = (
         f"columns {', '.join(candidates)} could all be it" if candidates else f"columns: {', '.join(schema.names)}"
     )
-    raise RequestError(f"data.image_column: no image column (bytes, or a struct with bytes) found in {path}; {problem}")
+    raise RequestError(
+        "data.image_column", f"no image column (bytes, or a struct with bytes) found in {path}; {problem}"
+    )
 
 
 def _is_without_bytes(group: Any, column: str) -> bool:

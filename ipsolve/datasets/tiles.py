@@ -44,7 +44,7 @@ class TiledImages(Source):
         self._ends = list(accumulate(grid.rows * grid.columns if grid else 1 for grid in self._grids))
         if not any(self._grids):
             raise RequestError(
-                f"data.tile: no image is as large as one tile of {tile} pixels after downscale={downscale:g}"
+                "data.tile", f"no image is as large as one tile of {tile} pixels after downscale={downscale:g}"
             )
 
     def _grid(self, file: int) -> Grid | None:

@@ -22,7 +22,7 @@ class Window(Source):
 
     def __post_init__(self) -> None:
         if self.offset >= len(self.source):
-            raise RequestError(f"data.offset: must be below {len(self.source)}, the number of images")
+            raise RequestError("data.offset", f"must be below {len(self.source)}, the number of images")
 
     def __len__(self) -> int:
         return len(self.source) - self.offset

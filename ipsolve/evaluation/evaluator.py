@@ -1,130 +1,196 @@
-"""Degrade, solve and score one batch of images. Knows nothing of Ray or of files."""
+"""Degrade, solve and score images. Knows nothing of Ray, of files or of a run.
+
+:func:`evaluate` does it for a problem at hand, as in a notebook; :class:`Evaluator` for the batches of a run, where a
+fault stays with its image.
+"""
 
 from __future__ import annotations
 
 import io
 import math
-import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ipsolve.conventions import from_uint8, to_uint8
+from ipsolve.evaluation.batch import Batch, Failure, Outcome
 from ipsolve.evaluation.isolation import Fault, isolate
-from ipsolve.metrics import FEATURES, METRICS
-from ipsolve.priors import MeteredPrior
-from ipsolve.problem import consistency, measure
-from ipsolve.randomness import image_rng
-from ipsolve.runs.cells import Cell
-from ipsolve.runs.experiment import image_dtype
-from ipsolve.runs.results import REFERENCE_SCHEMA, RESULT_SCHEMA
-from ray_jobs.pipeline.folder.batches import Failure, Outcome
-
-if TYPE_CHECKING:
-    from ray_jobs.pipeline.stages.workload import Workload
+from ipsolve.evaluation.sampling import solve
+from ipsolve.metrics import FEATURES, METRICS, FeatureExtractor, Metric
+from ipsolve.operators.tasks import Task
+from ipsolve.priors import Prior
+from ipsolve.problem import Posed, pose
+from ipsolve.runs.results import reference_schema, result_schema
+from ipsolve.solvers import Solver
 
 Row = dict[str, Any]
 
 
-class Evaluator:
-    """The prior, the metrics and the solvers of a run, in one process."""
+@torch.no_grad()
+def evaluate(posed: Posed, solver: Solver, metrics: Iterable[Metric], samples: int = 1) -> tuple[Tensor, pd.DataFrame]:
+    """Solve a problem and score the reconstructions.
 
-    def __init__(self, workload: Workload, device: str = "cpu") -> None:
-        self.workload = workload
-        self.device = torch.device(device)
-        self.dtype = image_dtype(workload.precision)
-        self.prior = workload.prior.load(self.device, workload.precision)
-        self.metrics = {name: METRICS[name](workload.weights) for name in workload.metrics}
-        self.features = [FEATURES[name](workload.weights) for name in workload.features]
+    Args:
+        samples: S, of each image, each from an independent call.
+
+    Returns:
+        The reconstructions, (B, S, *image_shape), and a row for each, an image's samples one after the other: image,
+        sample, the metrics by name, consistency, network calls, seconds.
+    """
+    repeated = posed.repeat(samples)
+    rows, x_hat = _solve(repeated, solver)
+    scores = score(metrics, x_hat, repeated.x)
+    numbers = [{"image": i // samples, "sample": i % samples, **scores[i], **row} for i, row in enumerate(rows)]
+    return x_hat.reshape(-1, samples, *x_hat.shape[1:]), pd.DataFrame(numbers)
+
+
+def _solve(posed: Posed, solver: Solver) -> tuple[list[Row], Tensor]:
+    solved = solve(solver, posed.problem)
+    consistency = posed.consistency(solved.x).tolist()
+    calls = {f"{kind}_calls": counts.tolist() for kind, counts in solved.calls.items()}
+    rows = [
+        {"consistency": _finite(consistency[i]), **{name: counts[i] for name, counts in calls.items()}}
+        | {"seconds": solved.seconds}
+        for i in range(len(solved.x))
+    ]
+    return rows, solved.x
+
+
+def score(metrics: Iterable[Metric], x_hat: Tensor, x: Tensor) -> list[Row]:
+    """Return the metrics of each image by name, None where a value is NaN."""
+    rows: list[Row] = [{} for _ in x]
+    for metric in metrics:
+        for row, value in zip(rows, metric(x_hat, x).tolist(), strict=True):
+            row[metric.name] = _finite(value)
+    return rows
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """The prior and the metrics of a run, in one process.
+
+    Attributes:
+        samples: of each image, S.
+        batch_size: rows (images times samples) that are solved together.
+    """
+
+    prior: Prior
+    metrics: Sequence[Metric]
+    features: Sequence[FeatureExtractor]
+    device: torch.device
+    dtype: torch.dtype
+    samples: int
+    batch_size: int
 
     @torch.no_grad()
-    def evaluate(self, cell: Cell, image_ids: Sequence[str], images: Tensor) -> Outcome:
-        """Evaluate a batch.
-
-        Args:
-            cell: what to do; the reference cell describes the images themselves.
-            image_ids: B identifiers.
-            images: (B, H, W, 3) uint8.
-        """
-        notes: list[str] = []
-
-        def truth(rows: list[int]) -> Tensor:  # called where faults are isolated: a full device refuses a copy as well
-            return from_uint8(images[rows].permute(0, 3, 1, 2)).to(self.device, self.dtype)
-
-        def solve(rows: list[int]) -> list[tuple[Row, Tensor] | Fault]:
-            return self._solve(cell, [image_ids[i] for i in rows], truth(rows))
-
-        def score(rows: list[int]) -> list[Row | Fault]:
-            x = truth(rows)
-            x_hat = x if cell.is_reference else torch.stack([estimates[i] for i in rows])
-            return list(self._score(x_hat, x, not cell.is_reference))
-
-        everything = list(range(len(image_ids)))
-        faults: dict[int, tuple[str, Fault]] = {}
-        rows: dict[int, Row] = {}
+    def evaluate(self, batch: Batch, task: Task, solver: Solver) -> Outcome:
+        """Evaluate a batch; an image with a sample that fails is a failure."""
+        count, ids, notes = self.samples, batch.image_ids, list[str]()
+        rows: dict[int, Row] = {}  # by number: sample j of image i is i * count + j
         estimates: dict[int, Tensor] = {}
-        if cell.is_reference:
-            rows = {i: {"image": image} for i, image in enumerate(to_png(from_uint8(images.permute(0, 3, 1, 2))))}
-        else:
-            for i, solved in zip(everything, isolate(solve, everything, notes), strict=True):
+        faults: dict[int, tuple[str, Fault]] = {}  # by image
+
+        def solve_rows(numbers: list[int]) -> list[tuple[Row, Tensor] | Fault]:
+            images = sorted({number // count for number in numbers})
+            names = [ids[image] for image in images]
+            posed = pose(task, self._truth(batch, images), self.prior, batch.cell.seed, names)
+            if count > 1:
+                chosen = [images.index(number // count) * count + number % count for number in numbers]
+                posed = posed.repeat(count).select(torch.tensor(chosen, device=self.device))
+            return _reconstruct(posed, solver)
+
+        def score_rows(numbers: list[int]) -> list[Row | Fault]:
+            x_hat = torch.stack([estimates[number] for number in numbers])
+            x = self._truth(batch, [number // count for number in numbers])
+            return [scores | features for scores, features in
+                    zip(score(self.metrics, x_hat, x), self._describe(x_hat), strict=True)]  # fmt: skip
+
+        everything = list(range(len(ids) * count))
+        step = max(self.batch_size, len(ids))  # what was read together is solved together
+        for part in (everything[start : start + step] for start in range(0, len(everything), step)):
+            for number, solved in zip(part, isolate(solve_rows, part, notes), strict=True):
                 if isinstance(solved, Fault):
-                    faults[i] = ("solve", solved)
+                    faults.setdefault(number // count, ("solve", solved))
                 else:
-                    rows[i], estimates[i] = solved
-        for i, scores in zip(list(rows), isolate(score, list(rows), notes) if rows else [], strict=True):
-            if isinstance(scores, Fault):
-                faults[i] = ("score", scores)
+                    rows[number], estimates[number] = solved
+        whole = [number for number in everything if number // count not in faults]
+        for part in (whole[start : start + step] for start in range(0, len(whole), step)):
+            for number, scores in zip(part, isolate(score_rows, part, notes), strict=True):
+                if isinstance(scores, Fault):
+                    faults.setdefault(number // count, ("score", scores))
+                else:
+                    key = {"image_id": ids[number // count], "seed": batch.cell.seed, "sample": number % count}
+                    rows[number] |= scores | key
+                    if number % count:  # the samples of an image are of one measurement: its picture is kept once
+                        rows[number]["measurement"] = None
+        table = [rows[number] for number in whole if number // count not in faults]
+        # what is registered in this process, and what the run was started with: the same unless something is unusual
+        names = {*METRICS, *(metric.name for metric in self.metrics)}
+        schema = result_schema(names, self._feature_columns())
+        return Outcome(pa.Table.from_pylist(table, schema=schema), self._failures(batch, faults), notes)
+
+    @torch.no_grad()
+    def reference(self, batch: Batch) -> Outcome:
+        """Describe the ground truth itself by the features that reconstructions are described by."""
+        notes: list[str] = []
+        everything = list(range(len(batch.image_ids)))
+
+        def describe(numbers: list[int]) -> list[Row | Fault]:
+            return list(self._describe(self._truth(batch, numbers)))
+
+        pictures = to_png(from_uint8(_channels_first(batch.images)))
+        rows, faults = [], {}
+        for i, found in zip(everything, isolate(describe, everything, notes), strict=True):
+            if isinstance(found, Fault):
+                faults[i] = ("score", found)
             else:
-                rows[i] |= scores
-        table = [row | {"image_id": image_ids[i], "seed": cell.seed} for i, row in rows.items() if i not in faults]
-        failures = [Failure.of(cell, image_ids[i], stage, fault.reason) for i, (stage, fault) in sorted(faults.items())]
-        schema = REFERENCE_SCHEMA if cell.is_reference else RESULT_SCHEMA
-        return Outcome(pa.Table.from_pylist(table, schema=schema), failures, notes)
+                rows.append({"image_id": batch.image_ids[i], "image": pictures[i], **found})
+        schema = reference_schema(self._feature_columns())
+        return Outcome(pa.Table.from_pylist(rows, schema=schema), self._failures(batch, faults), notes)
 
-    def _solve(self, cell: Cell, image_ids: Sequence[str], x: Tensor) -> list[tuple[Row, Tensor] | Fault]:
-        spec, noise = self.workload.tasks[cell.task]
-        operator, measurement = measure(spec, noise, x, cell.seed, image_ids)
-        prior = MeteredPrior(self.prior, len(x))
-        rng = image_rng(cell.seed, image_ids, "solver", self.device)
-        self._synchronize()
-        start = time.perf_counter()
-        x_hat = self.workload.solvers[cell.solver].solve(measurement, operator, prior, rng)
-        self._synchronize()
-        seconds = (time.perf_counter() - start) / len(x)
-        if x_hat.shape != x.shape:
-            raise ValueError(f"solver returned {tuple(x_hat.shape)} for images of {tuple(x.shape)}")
-        residuals = consistency(operator, measurement, x_hat).tolist()
-        seen = operator.as_image(measurement.y)
-        pictures = [None] * len(x) if seen is None else to_png(seen)
-        outcomes: list[tuple[Row, Tensor] | Fault] = []
-        for i, reconstruction in enumerate(to_png(x_hat)):
-            if not bool(torch.isfinite(x_hat[i]).all()):
-                bad = int((~torch.isfinite(x_hat[i])).sum())
-                outcomes.append(Fault(f"the reconstruction has {bad} of {x_hat[i].numel()} values that are NaN or Inf"))
-                continue
-            calls = {f"{name}_calls": int(count[i]) for name, count in prior.counts.items()}
-            row = {"seconds": seconds, "consistency": _finite(residuals[i]), "measurement": pictures[i], **calls}
-            outcomes.append((row | {"reconstruction": reconstruction}, x_hat[i]))
-        return outcomes
+    def _truth(self, batch: Batch, images: Sequence[int]) -> Tensor:
+        # called where faults are isolated: a full device refuses a copy as well
+        return from_uint8(_channels_first(batch.images[list(images)])).to(self.device, self.dtype)
 
-    def _score(self, x_hat: Tensor, x: Tensor, compare: bool) -> list[Row]:
+    def _describe(self, x: Tensor) -> list[Row]:
         rows: list[Row] = [{} for _ in x]
-        metrics = self.metrics if compare else {}
-        for name, metric in metrics.items():
-            for row, value in zip(rows, metric(x_hat, x).tolist(), strict=True):
-                row[name] = _finite(value)
         for extractor in self.features:
-            for row, values in zip(rows, extractor.extract(x_hat).cpu().half().numpy(), strict=True):
+            for row, values in zip(rows, extractor.extract(x).cpu().half().numpy(), strict=True):
                 row[extractor.column] = values
         return rows
 
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _feature_columns(self) -> set[str]:
+        return {FEATURES[name].column for name in FEATURES} | {each.column for each in self.features}
+
+    def _failures(self, batch: Batch, faults: Mapping[int, tuple[str, Fault]]) -> list[Failure]:
+        return [
+            Failure.of(batch.cell, batch.image_ids[i], stage, fault.reason)
+            for i, (stage, fault) in sorted(faults.items())
+        ]
+
+
+def _reconstruct(posed: Posed, solver: Solver) -> list[tuple[Row, Tensor] | Fault]:
+    rows, x_hat = _solve(posed, solver)
+    seen = posed.operator.as_image(posed.problem.y)
+    pictures = [None] * len(rows) if seen is None else to_png(seen)
+    outcomes: list[tuple[Row, Tensor] | Fault] = []
+    for row, x, measurement, reconstruction in zip(rows, x_hat, pictures, to_png(x_hat), strict=True):
+        if bad := int((~torch.isfinite(x)).sum()):
+            outcomes.append(Fault(f"the reconstruction has {bad} of {x.numel()} values that are NaN or Inf"))
+        else:
+            outcomes.append((row | {"measurement": measurement, "reconstruction": reconstruction}, x))
+    return outcomes
+
+
+def _channels_first(images: np.ndarray[Any, Any]) -> Tensor:
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
 
 
 def to_png(images: Tensor) -> list[bytes]:

@@ -61,7 +61,7 @@ def open_location(location: str | Path, key: str = "output") -> tuple[pafs.FileS
     """
     text = str(location)
     if "\0" in text:
-        raise RequestError(f"{key}: must not hold a NUL character")
+        raise RequestError(key, "must not hold a NUL character")
     if not is_uri(text):
         return pafs.LocalFileSystem(), os.path.abspath(text)
     refuse_secrets(text, key)
@@ -78,11 +78,11 @@ def open_location(location: str | Path, key: str = "output") -> tuple[pafs.FileS
         else:
             filesystem, path = _by_fsspec(text)
     except RequestError as error:
-        raise RequestError(f"{key}: {error}") from None
+        raise RequestError(key, str(error)) from None
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-        raise RequestError(f"{key}: cannot open {redact(text)!r}: {reason(error)}") from None
+        raise RequestError(key, f"cannot open {redact(text)!r}: {reason(error)}") from None
     if ".." in path.split("/"):  # an object store would take it for a name, a filesystem for a way out
-        raise RequestError(f"{key}: must not hold '..' (got {text!r})")
+        raise RequestError(key, f"must not hold '..' (got {text!r})")
     return filesystem, path.rstrip("/") or path
 
 
@@ -116,7 +116,7 @@ def patiently(action: Callable[[], T], pauses: Sequence[float] | None = None) ->
 def require_local(path: str | Path, key: str) -> None:
     """Raise RequestError if ``path`` is a URI: what a prior is made of is read from and written to a disk."""
     if is_uri(path):
-        raise RequestError(f"{key}: must be a local folder (got {str(path)!r}); copy it to or from a store yourself")
+        raise RequestError(key, f"must be a local folder (got {str(path)!r}); copy it to or from a store yourself")
 
 
 def is_of_store(error: OSError) -> bool:

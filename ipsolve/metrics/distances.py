@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
+from ipsolve.citation import Citation
 from ipsolve.metrics.base import SET_METRICS, Rows, SetMetric
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Gaussian:
     """Mean (d,) and covariance (d, d), float64, of n feature rows."""
 
@@ -164,35 +167,70 @@ class _Frechet(SetMetric):
         return frechet_distance(estimates, references)
 
 
+HEUSEL = Citation(
+    key="heusel2017fid",
+    authors="Heusel, Martin and Ramsauer, Hubert and Unterthiner, Thomas and Nessler, Bernhard and Hochreiter, Sepp",
+    title="GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
+    year=2017,
+    venue="NeurIPS",
+    arxiv="1706.08500",
+)
+
+
 @SET_METRICS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
 class Fid(_Frechet):
     """Frechet Inception distance in clean-fid's features (Parmar, Zhang & Zhu 2022, arXiv 2104.11222)."""
 
     name: ClassVar[str] = "fid"
+    citation: ClassVar[Citation] = HEUSEL
     features: ClassVar[str] = "inception"
+    decimals: ClassVar[int] = 2
+    meaning: ClassVar[str] = "Frechet distance in clean-fid's Inception features; biased upwards where n is small"
 
 
 @SET_METRICS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
 class FdPrior(_Frechet):
     """Frechet distance in the state space of the built-in prior; comparable only with itself."""
 
     name: ClassVar[str] = "fd_prior"
+    citation: ClassVar[Citation] = HEUSEL
     features: ClassVar[str] = "prior"
+    heading: ClassVar[str] = "FD-prior"
+    meaning: ClassVar[str] = "Frechet distance in the feature space of the built-in prior"
 
 
 @SET_METRICS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
 class Kid(SetMetric):
     """Kernel Inception distance in clean-fid's features: unbiased, hence the one to read where n is small.
 
-    Of more than 100,000 images a random sample of so many stands for all: 100 subsets of 1000 do not take more.
+    Of more images than all subsets take together a random sample of so many stands for all.
+
+    Args:
+        subsets: over which the mean is taken.
+        subset_size: images of each.
     """
 
     name: ClassVar[str] = "kid"
+    citation: ClassVar[Citation] = Citation(
+        key="binkowski2018kid",
+        authors="Bińkowski, Mikołaj and Sutherland, Danica J. and Arbel, Michael and Gretton, Arthur",
+        title="Demystifying MMD GANs",
+        year=2018,
+        venue="ICLR",
+        arxiv="1801.01401",
+    )
     features: ClassVar[str] = "inception"
-    most: ClassVar[int] = 100_000
+    decimals: ClassVar[int] = 5
+    meaning: ClassVar[str] = "kernel distance in clean-fid's Inception features, unbiased"
+
+    subsets: Annotated[int, Field(ge=1)] = 100
+    subset_size: Annotated[int, Field(ge=2)] = 1000
 
     def reduce(self, chunks: Iterable[Rows]) -> Rows:
-        return sample_rows(chunks, self.most)
+        return sample_rows(chunks, self.subsets * self.subset_size)
 
     def distance(self, estimates: Rows, references: Rows) -> float:
-        return kernel_distance(estimates, references)
+        return kernel_distance(estimates, references, subsets=self.subsets, subset_size=self.subset_size)

@@ -6,19 +6,26 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import to_unit_range
 from ipsolve.metrics.base import METRICS, Metric
 from ipsolve.requests.errors import RequestError
 
 
 @METRICS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
 class Psnr(Metric):
     """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE) over all pixels and channels; inf for identical images."""
 
     name: ClassVar[str] = "psnr"
     higher_is_better: ClassVar[bool] = True
+    unit: ClassVar[str] = "dB"
+    decimals: ClassVar[int] = 2
+    meaning: ClassVar[str] = "dB, on [0, 1] with data range 1"
+    exact: ClassVar[float | None] = 150.0  # the rounding of float32
 
     def __call__(self, x_hat: Tensor, x: Tensor) -> Tensor:
         error = to_unit_range(x_hat.double()) - to_unit_range(x.double())
@@ -26,6 +33,7 @@ class Psnr(Metric):
 
 
 @METRICS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
 class Ssim(Metric):
     """Structural similarity (Wang, Bovik, Sheikh & Simoncelli 2004, eq. 13), averaged over the three channels.
 
@@ -35,12 +43,23 @@ class Ssim(Metric):
     """
 
     name: ClassVar[str] = "ssim"
+    citation: ClassVar[Citation] = Citation(
+        key="wang2004ssim",
+        authors="Wang, Zhou and Bovik, Alan C. and Sheikh, Hamid R. and Simoncelli, Eero P.",
+        title="Image Quality Assessment: From Error Visibility to Structural Similarity",
+        year=2004,
+        venue="IEEE Transactions on Image Processing",
+    )
     higher_is_better: ClassVar[bool] = True
+    meaning: ClassVar[str] = "Gaussian window 11, std 1.5, on [0, 1]"
     window: ClassVar[int] = 11
 
+    def check(self, image_shape: tuple[int, ...]) -> None:
+        if min(image_shape[-2:]) < self.window:
+            raise RequestError(f"ssim needs images of at least {self.window} pixels, not {tuple(image_shape[-2:])}")
+
     def __call__(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        if min(x.shape[-2:]) < self.window:
-            raise RequestError(f"ssim needs images of at least {self.window} pixels, not {tuple(x.shape[-2:])}")
+        self.check(tuple(x.shape[1:]))
         # float64, because variances are differences of moments
         a, b = to_unit_range(x_hat.double()), to_unit_range(x.double())
         mean_a, mean_b, square_a, square_b, product = self._blur(torch.stack([a, b, a * a, b * b, a * b]))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import ClassVar
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from ipsolve.metrics.base import METRICS, Metric
+from ipsolve.citation import Citation
+from ipsolve.metrics.base import METRICS, Metric, require_rgb
 from ipsolve.metrics.weights import PublishedFile, missing_package
 from ipsolve.requests.errors import RequestError
 
@@ -32,30 +36,55 @@ _SMALLEST = {"alex": 63, "vgg": 32}  # pixels; below it a pooling layer of the t
 
 
 @METRICS.register
+@dataclass(frozen=True, config={"extra": "forbid"})
 class Lpips(Metric):
     """Learned perceptual distance (Zhang, Isola, Efros, Shechtman & Wang 2018, arXiv 1801.03924), version 0.1.
 
     The linear weights come with the package; the trunk is torchvision's AlexNet or VGG-16, read from the file that
     torchvision itself would download. Inputs are clipped to [-1, 1], the range the package expects.
+
+    Args:
+        net: the trunk.
+        path: of its file; None, where torchvision puts it.
     """
 
     name: ClassVar[str] = "lpips"
+    citation: ClassVar[Citation] = Citation(
+        key="zhang2018lpips",
+        authors="Zhang, Richard and Isola, Phillip and Efros, Alexei A. and Shechtman, Eli and Wang, Oliver",
+        title="The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+        year=2018,
+        venue="CVPR",
+        arxiv="1801.03924",
+    )
     higher_is_better: ClassVar[bool] = False
-    _model: nn.Module | None = None
+    meaning: ClassVar[str] = "lpips 0.1, inputs in [-1, 1]"
+    WEIGHTS: ClassVar[Mapping[str, str]] = {"net": "lpips_net", "path": "lpips"}
+
+    net: Literal["alex", "vgg"] = "alex"
+    path: str | None = None
 
     def unavailable(self) -> str | None:
-        return missing_package("lpips", "lpips") or TRUNKS[self.weights.lpips_net].unavailable(self.weights.lpips)
+        return missing_package("lpips", "lpips") or TRUNKS[self.net].unavailable(self.path)
+
+    def identity(self) -> dict[str, Any]:
+        return {} if self.net == "alex" else {"lpips_net": self.net}
+
+    def check(self, image_shape: tuple[int, ...]) -> None:
+        require_rgb("lpips", image_shape)
+        if min(image_shape[-2:]) < (least := _SMALLEST[self.net]):
+            raise RequestError(f"lpips ({self.net}) needs images of at least {least} pixels, not {tuple(image_shape)}")
 
     @torch.no_grad()
     def __call__(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        net = self.weights.lpips_net
-        if min(x.shape[-2:]) < _SMALLEST[net]:
-            raise RequestError(f"lpips ({net}) needs images of at least {_SMALLEST[net]} pixels, not {tuple(x.shape)}")
-        if self._model is None:
-            self._model = load_lpips(net, TRUNKS[net].read(self.weights.lpips))
-        model = self._model.to(x.device)
+        self.check(tuple(x.shape[1:]))
+        model = self._network.to(x.device)
         value: Tensor = model(x_hat.float().clamp(-1, 1), x.float().clamp(-1, 1))
         return value.flatten(1).mean(1)
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        return load_lpips(self.net, TRUNKS[self.net].read(self.path))
 
 
 def load_lpips(net: str, trunk: bytes) -> nn.Module:
@@ -77,6 +106,6 @@ def load_lpips(net: str, trunk: bytes) -> nn.Module:
         ).named_parameters():  # slice2.5.weight is features.5.weight of torchvision
             source = state.get("features." + name.split(".", 1)[1])
             if source is None or source.shape != parameter.shape:
-                raise RequestError(f"weights.lpips: this file is not torchvision's trunk for {net!r}: {name} differs")
+                raise RequestError("weights.lpips", f"this file is not torchvision's trunk for {net!r}: {name} differs")
             parameter.copy_(source)
     return model.eval().requires_grad_(False)

@@ -33,7 +33,7 @@ class PublishedFile:
         if path is not None:
             chosen = Path(path).expanduser()
             if not chosen.is_file():
-                raise RequestError(f"{self.key}: no file at {path!r}; allowed: the path of {self.name}, or null")
+                raise RequestError(self.key, f"no file at {path!r}; allowed: the path of {self.name}, or null")
             return chosen
         places = [_hub_folder(), *map(Path, self.folders)]
         return next((place / self.name for place in places if (place / self.name).is_file()), None)
@@ -58,7 +58,7 @@ class PublishedFile:
         chosen = self.find(path)
         content = b"" if chosen is None else chosen.read_bytes()
         if hashlib.sha256(content).hexdigest() != (sha256 or self.sha256).lower():
-            raise RequestError(self.unavailable(path, sha256) or f"{self.name} changed while it was read")
+            raise RequestError("", self.unavailable(path, sha256) or f"{self.name} changed while it was read")
         return content
 
     def command(self) -> str:

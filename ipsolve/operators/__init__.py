@@ -12,9 +12,9 @@ from ipsolve.operators import (
     phase_retrieval,
     super_resolution,
 )
-from ipsolve.operators.base import OPERATORS, LinearOperator, Operator, OperatorSpec, SpectralOperator
+from ipsolve.operators.base import OPERATORS, LinearOperator, Operator, OperatorFamily, OperatorSpec, SpectralOperator
 from ipsolve.operators.noise import NOISES, Noise
-from ipsolve.operators.tasks import describe_task, parse_task
+from ipsolve.operators.tasks import Task, describe_task, parse_task
 
 __all__ = [
     "NOISES",
@@ -22,8 +22,10 @@ __all__ = [
     "LinearOperator",
     "Noise",
     "Operator",
+    "OperatorFamily",
     "OperatorSpec",
     "SpectralOperator",
+    "Task",
     "compressed_sensing",
     "denoising",
     "describe_task",

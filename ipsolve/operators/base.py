@@ -1,26 +1,32 @@
 """What a solver knows of a forward operator A, and how a configuration describes one.
 
-Two nouns: an :class:`OperatorSpec` is what a configuration names (``super_resolution`` with ``factor=4``), a
-frozen dataclass whose fields are its parameters; ``spec.draw(image_shape, rng)`` makes the :class:`Operator` of
-one batch, with the random parts (masks, kernels) drawn per image. Solvers only see the drawn operator.
+Three nouns: an :class:`OperatorSpec` is what a configuration names (``super_resolution`` with ``factor=4``), a
+frozen dataclass whose fields are its settings; ``spec.family(image_shape)`` is the :class:`OperatorFamily` A_theta, in
+which theta, the random parts (masks, kernels), is still open; and ``family.at(theta)`` is the :class:`Operator` of one
+batch. Solvers see the operator, or, where the task is blind, the family alone.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import per_image, squared_norm
 from ipsolve.linalg import conjugate_gradient
 from ipsolve.randomness import ImageRng
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.registry import Registry
+from ipsolve.requests.traits import Traits
 
 Shape = tuple[int, ...]
 Damping = float | Tensor
+Theta = Mapping[str, Tensor]  # the parameters of an operator by name, each (B, ...)
 
 
 class Operator(ABC):
@@ -149,27 +155,75 @@ def damped_inverse(s: Tensor, damping: Damping) -> Tensor:
     return torch.where(seen, s / torch.where(seen, s.square() + damping, 1.0), 0.0)
 
 
+@dataclass(frozen=True)
+class OperatorFamily:
+    """The operators A_theta of a specification on images of one shape: what is known of A before theta is."""
+
+    spec: OperatorSpec
+    image_shape: Shape
+    dtype: torch.dtype
+    device: torch.device
+
+    def parameters(self, rng: ImageRng) -> Theta:
+        """Draw theta for each of the B streams of ``rng``; empty where nothing is random."""
+        return self.spec.parameters(self.image_shape, rng, self.dtype)
+
+    def at(self, theta: Theta) -> Operator:
+        """Return A_theta, differentiable in theta where the specification is ``blind``."""
+        return self.spec.at(self.image_shape, theta, self.dtype, self.device)
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the family of some images of a batch: all are of the same."""
+        return self
+
+    def __str__(self) -> str:
+        return self.spec.name
+
+
 class OperatorSpec(ABC):
-    """A named operator with its parameters, as a configuration writes it. Subclasses are frozen dataclasses."""
+    """A named operator with its settings, as a configuration writes it. Subclasses are frozen dataclasses.
+
+    Raises:
+        RequestError: ``parameters`` and ``at``, where the settings do not fit ``image_shape``.
+    """
 
     name: ClassVar[str]
     linear: ClassVar[bool] = True
+    blind: ClassVar[bool] = False  # whether theta may be kept from a solver: ``at`` is differentiable in it
+    citation: ClassVar[Citation | None] = None
 
     @property
     def spectral(self) -> bool:
-        """Whether the drawn operator has an exact SVD (may depend on the parameters)."""
+        """Whether the drawn operator has an exact SVD (may depend on the settings)."""
         return False
 
-    @abstractmethod
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Operator:
-        """Return the operator of one batch, random parts drawn per image from ``rng`` (its B streams, its device).
+    @property
+    def traits(self) -> Traits:
+        """What a solver can rely on: ``linear``, ``spectral`` (the SVD is known)."""
+        return frozenset({"linear"} if self.linear else ()) | frozenset({"spectral"} if self.spectral else ())
 
-        Raises:
-            RequestError: the parameters do not fit ``image_shape``.
-        """
+    def parameters(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype) -> Theta:
+        """Draw theta, the random parts of B operators; nothing is random unless this is overridden."""
+        return {}
+
+    @abstractmethod
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> Operator:
+        """Return the operator with the parameters ``theta``, as :meth:`parameters` returns them."""
+
+    def family(
+        self, image_shape: Shape, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> OperatorFamily:
+        """Return all operators of these settings on images of a shape."""
+        self.check(image_shape)
+        return OperatorFamily(self, image_shape, dtype, torch.device(device))
+
+    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Operator:
+        """Return the operator of one batch, theta drawn per image from ``rng`` (its B streams, its device)."""
+        family = self.family(image_shape, dtype, rng.device)
+        return family.at(family.parameters(rng))
 
     def check(self, image_shape: Shape) -> None:  # noqa: B027 (most operators fit every shape)
-        """Raise RequestError if the parameters do not fit ``image_shape`` (C, H, W), before any compute."""
+        """Raise RequestError if the settings do not fit ``image_shape`` (C, H, W), before any compute."""
 
 
 OPERATORS: Registry[OperatorSpec] = Registry("operator")

@@ -12,7 +12,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, SpectralOperator, require
+from ipsolve.citation import Citation
+from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, SpectralOperator, Theta, require
 from ipsolve.randomness import ImageRng
 
 
@@ -77,6 +78,13 @@ class CompressedSensing(OperatorSpec):
     """
 
     name: ClassVar[str] = "compressed_sensing"
+    citation: ClassVar[Citation] = Citation(
+        key="do2012structurally",
+        authors="Do, Thong T. and Gan, Lu and Nguyen, Nam H. and Tran, Trac D.",
+        title="Fast and Efficient Compressive Sensing Using Structurally Random Matrices",
+        year=2012,
+        venue="IEEE Transactions on Signal Processing",
+    )
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
 
     @property
@@ -93,9 +101,11 @@ class CompressedSensing(OperatorSpec):
             f"ratio: {self.ratio} of {height}x{width} pixels is less than one measurement",
         )
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> SubsampledTransform:
-        self.check(image_shape)
+    def parameters(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype) -> Theta:
         height, width = image_shape[1:]
         signs = torch.where(rng.uniform(1, height, width) < 0.5, -1.0, 1.0).to(dtype)
         rows = rng.permutation(height * width)[:, : self._count(image_shape)]
-        return SubsampledTransform(signs, rows, image_shape)
+        return {"signs": signs, "rows": rows}
+
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> SubsampledTransform:
+        return SubsampledTransform(theta["signs"], theta["rows"], image_shape)

@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 from pydantic.dataclasses import dataclass
 
-from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape
+from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, Theta
 from ipsolve.operators.mask import Mask
-from ipsolve.randomness import ImageRng
 
 
 @OPERATORS.register
@@ -23,5 +22,5 @@ class Denoising(OperatorSpec):
     def spectral(self) -> bool:
         return True
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Mask:
-        return Mask(torch.ones(rng.batch_size, 1, 1, 1, dtype=dtype, device=rng.device), image_shape)
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> Mask:
+        return Mask(torch.ones([1] * (1 + len(image_shape)), dtype=dtype, device=device), image_shape)

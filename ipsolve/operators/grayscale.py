@@ -9,8 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, SpectralOperator, drop_null, require
-from ipsolve.randomness import ImageRng
+from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, SpectralOperator, Theta, drop_null, require
 
 
 class ChannelMatrix(SpectralOperator):
@@ -81,6 +80,5 @@ class Grayscale(OperatorSpec):
     def check(self, image_shape: Shape) -> None:
         require(image_shape[0] == 3, f"grayscale needs images of 3 channels, not {image_shape[0]}")
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> ChannelMatrix:
-        self.check(image_shape)
-        return ChannelMatrix(torch.tensor([self.weights], dtype=dtype, device=rng.device), image_shape)
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> ChannelMatrix:
+        return ChannelMatrix(torch.tensor([self.weights], dtype=dtype, device=device), image_shape)

@@ -9,8 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape
-from ipsolve.randomness import ImageRng
+from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape, Theta
 
 
 class Saturation(Operator):
@@ -30,11 +29,11 @@ class Saturation(Operator):
 @OPERATORS.register
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Hdr(OperatorSpec):
-    """y is x with ``gain`` times its contrast, clipped to [-1, 1] (2 in DAPS: Zhang et al. 2024, arXiv 2407.01521)."""
+    """y is x with ``gain`` times its contrast, clipped to [-1, 1] (2 in DAPS: Zhang et al. 2025, arXiv 2407.01521)."""
 
     name: ClassVar[str] = "hdr"
     linear: ClassVar[bool] = False
     gain: Annotated[float, Field(ge=1)] = 2.0
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Saturation:
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> Saturation:
         return Saturation(image_shape, self.gain)

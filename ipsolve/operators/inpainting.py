@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, require
+from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, Theta, require
 from ipsolve.operators.mask import Mask
 from ipsolve.randomness import ImageRng
 
@@ -45,13 +45,16 @@ class RandomInpainting(OperatorSpec):
     def spectral(self) -> bool:
         return True
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Mask:
+    def parameters(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype) -> Theta:
         height, width = image_shape[1:]
         low, high = self.drop_range or (self.drop_rate, self.drop_rate)
         rate = low + (high - low) * rng.uniform(1, dtype=torch.float64)  # type: ignore[operator]
         dropped = (rate * height * width).floor()
         kept = rng.permutation(height * width) >= dropped
-        return Mask(kept.to(dtype).reshape(-1, 1, height, width), image_shape, not self.noise_on_masked)
+        return {"mask": kept.to(dtype).reshape(-1, 1, height, width)}
+
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> Mask:
+        return Mask(theta["mask"], image_shape, not self.noise_on_masked)
 
 
 @OPERATORS.register
@@ -90,8 +93,7 @@ class BoxInpainting(OperatorSpec):
             f"at most {min(most, max(image_shape[1:]) - 1)}",
         )
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Mask:
-        self.check(image_shape)
+    def parameters(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype) -> Theta:
         box, margin = self._resolve(image_shape)
         inside = []
         for dim, side in enumerate(image_shape[1:]):
@@ -104,4 +106,7 @@ class BoxInpainting(OperatorSpec):
             covered = (pixel >= start) & (pixel < start + box)
             inside.append(covered.unsqueeze(2 - dim))
         mask = ~(inside[0] & inside[1])
-        return Mask(mask.to(dtype)[:, None], image_shape, not self.noise_on_masked)
+        return {"mask": mask.to(dtype)[:, None]}
+
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> Mask:
+        return Mask(theta["mask"], image_shape, not self.noise_on_masked)

@@ -11,8 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape, require
-from ipsolve.randomness import ImageRng
+from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape, Theta, require
 
 # ITU-T T.81 (JPEG) tables K.1 and K.2, and the RGB to YCbCr matrix of JFIF 1.02
 _LUMA = """16 11 10 16 24 40 51 61  12 12 14 19 26 58 60 55  14 13 16 24 40 57 69 56  14 17 22 29 51 87 80 62
@@ -75,6 +74,5 @@ class Jpeg(OperatorSpec):
             f"jpeg needs images of 3 channels with sides divisible by 8, not {channels}x{height}x{width}",
         )
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> BlockQuantisation:
-        self.check(image_shape)
-        return BlockQuantisation(image_shape, self.quality, dtype, rng.device)
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> BlockQuantisation:
+        return BlockQuantisation(image_shape, self.quality, dtype, device)

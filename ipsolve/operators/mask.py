@@ -13,7 +13,7 @@ class Mask(SpectralOperator):
     """y = mask * x, of the shape of the image, 0 where nothing is observed.
 
     Args:
-        mask: 0 or 1, broadcastable to (B, C, H, W) and of batch size B.
+        mask: 0 or 1, broadcastable to (B, C, H, W); of batch size 1 where it is the same for all.
         image_shape: (C, H, W).
         observed_only: whether a measurement carries data (and noise) on observed pixels only. Otherwise every
             pixel of y is a measurement, of pure noise where the mask is 0.
@@ -25,7 +25,7 @@ class Mask(SpectralOperator):
         self.observed_only = observed_only
 
     def select(self, rows: Tensor) -> Self:
-        return type(self)(self.mask[rows], self.image_shape, self.observed_only)
+        return type(self)(self.mask if len(self.mask) == 1 else self.mask[rows], self.image_shape, self.observed_only)
 
     def support(self) -> Tensor | None:
         return self.mask if self.observed_only else None

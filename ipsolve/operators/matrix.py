@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from ipsolve.operators.base import OperatorSpec, SpectralOperator, drop_null
+from ipsolve.operators.base import OperatorSpec, Shape, SpectralOperator, Theta, drop_null
 
 
 class Matrix(SpectralOperator):
@@ -59,3 +59,6 @@ class MatrixSpec(OperatorSpec):
     @property
     def spectral(self) -> bool:
         return True
+
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> Matrix:
+        return Matrix(theta["matrix"])

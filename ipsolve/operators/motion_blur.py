@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.operators.base import OPERATORS, LinearOperator, OperatorSpec, Shape, require
+from ipsolve.operators.base import OPERATORS, LinearOperator, OperatorSpec, Shape, Theta, require
 from ipsolve.operators.circulant import Circulant
 from ipsolve.operators.convolution import Convolution
 from ipsolve.operators.motion_kernels import motion_kernels
@@ -30,6 +30,7 @@ class MotionBlur(OperatorSpec):
     """
 
     name: ClassVar[str] = "motion_blur"
+    blind: ClassVar[bool] = True
     kernel_size: Annotated[int, Field(ge=3)] | None = None
     intensity: Annotated[float, Field(ge=0, le=1)] = 0.5
     boundary: Literal["reflect", "circular"] = "reflect"
@@ -53,7 +54,9 @@ class MotionBlur(OperatorSpec):
             f"at most {largest}",
         )
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> LinearOperator:
-        self.check(image_shape)
-        kernel = motion_kernels(self._size(image_shape), self.intensity, rng, dtype)
+    def parameters(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype) -> Theta:
+        return {"kernel": motion_kernels(self._size(image_shape), self.intensity, rng, dtype)}
+
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> LinearOperator:
+        kernel = theta["kernel"]
         return Circulant(kernel, image_shape) if self.boundary == "circular" else Convolution(kernel, image_shape)

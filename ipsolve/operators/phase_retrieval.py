@@ -9,8 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape
-from ipsolve.randomness import ImageRng
+from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape, Theta
 
 
 class FourierModulus(Operator):
@@ -60,6 +59,6 @@ class PhaseRetrieval(OperatorSpec):
     linear: ClassVar[bool] = False
     oversample: Annotated[float, Field(ge=0, le=16)] = 2.0
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> FourierModulus:
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> FourierModulus:
         rows, columns = (int(self.oversample / 8 * side) for side in image_shape[1:])
         return FourierModulus(image_shape, (rows, columns))

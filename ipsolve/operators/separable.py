@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipsolve.conventions import per_image
-from ipsolve.operators.base import Damping, OperatorSpec, Shape, SpectralOperator, damped_inverse, drop_null
-from ipsolve.randomness import ImageRng
+from ipsolve.operators.base import Damping, OperatorSpec, Shape, SpectralOperator, Theta, damped_inverse, drop_null
 
 Matrix = NDArray[np.float64]
 
@@ -88,9 +87,8 @@ class SeparableSpec(OperatorSpec):
     def matrix(self, side: int) -> Matrix:
         """Return M, (m, side) float64, acting along an image side of ``side`` pixels."""
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Separable:
-        self.check(image_shape)
-        return _separable(self, image_shape, dtype, rng.device)
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> Separable:
+        return _separable(self, image_shape, dtype, device)
 
 
 @lru_cache(maxsize=16)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ipsolve.citation import Citation
 from ipsolve.operators.base import OPERATORS, Shape, require
 from ipsolve.operators.separable import Matrix, SeparableSpec
 
@@ -26,6 +27,13 @@ class SuperResolution(SeparableSpec):
     """
 
     name: ClassVar[str] = "super_resolution"
+    citation: ClassVar[Citation] = Citation(
+        key="keys1981cubic",
+        authors="Keys, Robert G.",
+        title="Cubic Convolution Interpolation for Digital Image Processing",
+        year=1981,
+        venue="IEEE Transactions on Acoustics, Speech, and Signal Processing",
+    )
     factor: Annotated[int, Field(ge=2, le=16)] = 4
 
     def check(self, image_shape: Shape) -> None:

@@ -20,7 +20,7 @@ class PosteriorCompute(Compute):
 
     Args:
         gpus_per_actor: 0, the closed forms are small and computed on CPUs.
-        batch_size: states solved together; a run of a particle solver has ``num_particles`` of them.
+        batch_size: states solved together; a run of a solver that returns several samples has as many.
         precision: float64, as the closed forms are.
     """
 
@@ -37,7 +37,8 @@ class PosteriorConfig(RunConfig):
         name: of the run, its folder under ``output``.
         problems: a name of your choice: ``generator`` and the generator's own keys.
         solvers: a name of your choice: ``solver``, the solver's hyper-parameters, and if wanted ``keep`` (``one`` draw
-            of each run, or ``all`` particles of a particle solver) and ``problems`` (the names of the sets it is for).
+            of each run, or ``all`` samples of a solver that returns several, such as particles) and ``problems`` (the
+            names of the sets it is for).
         seed: of the solvers; several for repeated measurements.
         problem_seed: of the problems.
         samples: N, per problem and solver, and as many exact ones.

@@ -18,16 +18,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.operators import OPERATORS
-from ipsolve.operators.base import LinearOperator, OperatorSpec, Shape, require
+from ipsolve.operators.base import LinearOperator, OperatorSpec, Shape, Theta, require
 from ipsolve.operators.matrix import Matrix, MatrixSpec
 from ipsolve.operators.noise import Gaussian
+from ipsolve.operators.tasks import Task
 from ipsolve.posterior.problems import PROBLEMS, PosteriorProblem, ProblemSpec
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedule_spec import ScheduleMapping, load_schedule
 from ipsolve.priors.spec import prior_spec
-from ipsolve.problem import measure
-from ipsolve.randomness import ImageRng, image_rng
+from ipsolve.problem import pose
+from ipsolve.randomness import image_rng
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.validation import build
 
@@ -92,9 +93,8 @@ class LiteralMatrix(MatrixSpec):
         fits = all(len(row) == math.prod(image_shape) for row in self.matrix) and len(image_shape) == 1
         require(fits, f"matrix: its rows must have the {math.prod(image_shape)} entries of a vector x")
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Matrix:
-        self.check(image_shape)
-        return Matrix(torch.tensor([self.matrix], dtype=dtype, device=rng.device))
+    def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> Matrix:
+        return Matrix(torch.tensor([self.matrix], dtype=dtype, device=device))
 
 
 @PROBLEMS.register
@@ -119,7 +119,7 @@ class ExplicitProblems(ProblemSpec):
 
     def __post_init__(self) -> None:
         shape = self._image_shape()
-        spec = self.operator_spec()
+        spec = self.task.operator
         require(spec.linear, f"operator: the posterior is known for linear operators, {spec.name} is not")
         require(
             isinstance(spec, MatrixSpec) or len(shape) == 3, f"operator: {spec.name} takes images, prior gives {shape}"
@@ -133,17 +133,8 @@ class ExplicitProblems(ProblemSpec):
         return "explicit"
 
     @property
-    def noise_std_bound(self) -> float:
-        return self.noise_std
-
-    def operator_spec(self) -> OperatorSpec:
-        if "matrix" in self.operator:
-            return build(LiteralMatrix, self.operator, "operator")
-        if "operator" not in self.operator:
-            raise RequestError(f"operator: needs matrix or operator; operator may be: {', '.join(OPERATORS)}")
-        parameters = {key: value for key, value in self.operator.items() if key != "operator"}
-        spec: OperatorSpec = build(OPERATORS[str(self.operator["operator"])], parameters, "operator")
-        return spec
+    def task(self) -> Task:
+        return Task(self._operator(), Gaussian(self.noise_std))
 
     def problem(self, index: int, seed: int) -> PosteriorProblem:
         ids = [self.problem_ids()[index]]
@@ -152,14 +143,21 @@ class ExplicitProblems(ProblemSpec):
             truth = prior.sample(image_rng(seed, ids, "truth"))
         else:
             truth = torch.tensor(self.truth, dtype=torch.float64).reshape(1, *prior.image_shape)
-        operator, measurement = measure(self.operator_spec(), Gaussian(self.noise_std), truth, seed, ids)
-        assert isinstance(operator, LinearOperator)
+        posed = pose(self.task, truth, prior, seed, ids)
+        operator, y = posed.problem.linear_operator, posed.problem.y[0]
         seen = torch.ones(operator.measurement_shape, dtype=torch.bool)
         support = operator.support()
         if support is not None:
             seen = (support[0] > 0).expand_as(seen)
-        posterior = prior.mixture.posterior(_rows(operator, seen), measurement.y[0][seen], self.noise_std)
-        return PosteriorProblem(ids[0], prior, operator, measurement, truth, posterior)
+        posterior = prior.mixture.posterior(_rows(operator, seen), y[seen], self.noise_std)
+        return PosteriorProblem(ids[0], posed, posterior)
+
+    def _operator(self) -> OperatorSpec:
+        if "matrix" in self.operator:
+            return build(LiteralMatrix, self.operator, "operator")
+        if "operator" not in self.operator:
+            raise RequestError("operator", f"needs matrix or operator; operator may be: {', '.join(OPERATORS)}")
+        return OPERATORS.parse(self.operator, "operator", "operator")
 
     def _prior(self) -> MixturePrior:
         if "prior" not in self.prior:
@@ -180,7 +178,7 @@ def _rows(operator: LinearOperator, seen: Tensor) -> Tensor:
     """Return the rows of A that measure something, (m, d): A^T of unit measurements."""
     m = int(seen.sum())
     if m > MAX_MEASUREMENTS:
-        raise RequestError(f"operator: {m} measurements are too many for a closed form; at most {MAX_MEASUREMENTS}")
+        raise RequestError("operator", f"{m} measurements are too many for a closed form; at most {MAX_MEASUREMENTS}")
     units = torch.zeros(m, *seen.shape, dtype=torch.float64)
     units[:, seen] = torch.eye(m, dtype=torch.float64)
     return operator.select(torch.zeros(m, dtype=torch.int64)).adjoint(units).flatten(1)

@@ -18,7 +18,6 @@ from ipsolve.posterior.results import LEVELS
 from ipsolve.posterior.view import PosteriorView
 from ipsolve.report.figures import INK, PALETTE, STYLE, forest, solver_style, svg
 from ipsolve.runs.cells import describe
-from ipsolve.solvers.steps.particles import ParticleSolver
 
 DISTANCE = "sliced_wasserstein_1"
 COLUMNS = 4  # panels side by side
@@ -45,8 +44,8 @@ def sweeps(view: PosteriorView) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in view.solvers:
         entry = view.experiment.entries.get(name)
-        if entry is not None and isinstance(entry.solver, ParticleSolver):
-            rest = describe(entry.solver, "solver") | {"num_particles": None, "keep": entry.sampling.keep}
+        if entry is not None and "num_particles" in (described := describe(entry.solver, "solver")):
+            rest = described | {"num_particles": None, "keep": entry.sampling.keep}
             groups[json.dumps(rest, default=str)].append(name)
     found = {}
     for names in groups.values():
@@ -62,9 +61,7 @@ def _common(view: PosteriorView, names: list[str]) -> str:
 
 
 def _num_particles(view: PosteriorView, name: str) -> int:
-    solver = view.experiment.entries[name].solver
-    assert isinstance(solver, ParticleSolver)
-    return solver.num_particles
+    return view.experiment.entries[name].solver.num_samples
 
 
 def _panels(view: PosteriorView, figure: Figure, height: float = 2.5) -> Iterator[tuple[str, Axes]]:

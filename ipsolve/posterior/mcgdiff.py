@@ -20,13 +20,15 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.operators.base import Shape
+from ipsolve.operators.base import Shape, Theta
 from ipsolve.operators.matrix import Matrix, MatrixSpec
+from ipsolve.operators.noise import Gaussian
+from ipsolve.operators.tasks import Task
 from ipsolve.posterior.problems import PROBLEMS, PosteriorProblem, ProblemSpec
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedule_spec import ScheduleMapping, load_schedule
-from ipsolve.problem import Measurement
+from ipsolve.problem import Posed, Problem
 from ipsolve.randomness import ImageRng, image_rng
 from ipsolve.requests.errors import RequestError
 
@@ -40,11 +42,11 @@ class UniformSpectrum(MatrixSpec):
 
     num_measurements: int
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float64) -> Matrix:
+    def parameters(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype) -> Theta:
         gaussian = rng.normal(self.num_measurements, *image_shape, dtype=torch.float64)
         u, _, vt = torch.linalg.svd(gaussian, full_matrices=False)
         s = rng.uniform(self.num_measurements, dtype=torch.float64).sort(descending=True).values
-        return Matrix(((u * s[:, None]) @ vt).to(dtype))
+        return {"matrix": ((u * s[:, None]) @ vt).to(dtype)}
 
 
 @PROBLEMS.register
@@ -69,18 +71,15 @@ class MCGDiffProblems(ProblemSpec):
 
     def __post_init__(self) -> None:
         if self.num_measurements > self.dimension:
-            raise RequestError(f"num_measurements must be at most dimension (got {self.num_measurements})")
+            raise RequestError("num_measurements", f"must be at most dimension (got {self.num_measurements})")
 
     @property
     def label(self) -> str:
         return f"mcgdiff-d{self.dimension}-m{self.num_measurements}"
 
     @property
-    def noise_std_bound(self) -> float:
-        return 1.0
-
-    def operator_spec(self) -> UniformSpectrum:
-        return UniformSpectrum(self.num_measurements)
+    def task(self) -> Task:
+        return Task(UniformSpectrum(self.num_measurements), Gaussian(1.0))
 
     def mixture(self, seed: int) -> GaussianMixture:
         """Return the prior density, the same for all problems of this dimension."""
@@ -92,16 +91,16 @@ class MCGDiffProblems(ProblemSpec):
     def problem(self, index: int, seed: int) -> PosteriorProblem:
         ids = [self.problem_ids()[index]]
         mixture = self.mixture(seed)
-        operator = self.operator_spec().draw((self.dimension,), image_rng(seed, ids, "operator"))
+        family = self.task.operator.family((self.dimension,), torch.float64)
+        theta = family.parameters(image_rng(seed, ids, "operator"))
+        operator = family.at(theta)
+        assert isinstance(operator, Matrix)
         truth = mixture.sample(image_rng(seed, ids, "truth"))
+        # not by pose: how strong the noise is depends on what was drawn of A
         rng = image_rng(seed, ids, "measurement")
-        noise_std = float(rng.uniform(1, dtype=torch.float64) * operator.singular_values().max())
+        noise_std = rng.uniform(1, dtype=torch.float64) * operator.largest_singular_value()
         y = operator.forward(truth) + noise_std * rng.normal(self.num_measurements, dtype=torch.float64)
-        return PosteriorProblem(
-            ids[0],
-            MixturePrior(mixture, (self.dimension,), load_schedule(self.schedule)),
-            operator,
-            Measurement(y, noise_std),
-            truth,
-            mixture.posterior(operator.matrix[0], y[0], noise_std),
-        )
+        prior = MixturePrior(mixture, (self.dimension,), load_schedule(self.schedule))
+        problem = Problem(y, noise_std[:, 0], operator, prior, image_rng(seed, ids, "solver"))
+        posterior = mixture.posterior(operator.matrix[0], y[0], float(noise_std))
+        return PosteriorProblem(ids[0], Posed(problem, truth, operator, theta), posterior)

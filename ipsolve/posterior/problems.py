@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from ipsolve.operators.base import Operator, OperatorSpec
+from ipsolve.operators.tasks import Task
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
-from ipsolve.priors.mixtures.mixture import MixturePrior
-from ipsolve.problem import Measurement
-from ipsolve.requests.errors import RequestError
+from ipsolve.problem import Posed, Problem
+from ipsolve.randomness import ImageRng
 from ipsolve.requests.registry import Registry
-from ipsolve.requests.validation import build
+from ipsolve.requests.traits import Traits
+
+PRIOR_TRAITS: Traits = frozenset({"pixel"})  # the traits of every prior here: a mixture
 
 
 @dataclass(frozen=True)
@@ -25,24 +24,19 @@ class PosteriorProblem:
 
     Attributes:
         id: unique within its family.
-        prior: what a solver knows of x.
-        operator: A, of batch 1.
-        measurement: y, (1, *measurement_shape).
-        truth: the x behind y, (1, *image_shape).
+        posed: the problem, of batch 1.
         posterior: p(x | y) on flattened x, (B, d).
     """
 
     id: str
-    prior: MixturePrior
-    operator: Operator
-    measurement: Measurement
-    truth: Tensor
+    posed: Posed
     posterior: GaussianMixture
 
-    def runs(self, count: int) -> tuple[Operator, Measurement]:
-        """Return operator and measurement of a batch that poses this problem ``count`` times."""
-        rows = torch.zeros(count, dtype=torch.int64)
-        return self.operator.select(rows), self.measurement.select(rows)
+    def runs(self, rng: ImageRng) -> Problem:
+        """Return a batch that poses this problem once for each stream of ``rng``."""
+        # not Problem.repeat: a run's stream is named after the seed of the solvers, which a problem does not depend on
+        problem = self.posed.problem.select(torch.zeros(rng.batch_size, dtype=torch.int64))
+        return replace(problem, rng=rng)
 
 
 class ProblemSpec(ABC):
@@ -61,12 +55,8 @@ class ProblemSpec(ABC):
 
     @property
     @abstractmethod
-    def noise_std_bound(self) -> float:
-        """A bound on noise_std over the family, above 0: what :meth:`Solver.check` is told before any draw."""
-
-    @abstractmethod
-    def operator_spec(self) -> OperatorSpec:
-        """Return the description of A, for :meth:`Solver.check`."""
+    def task(self) -> Task:
+        """What :meth:`Solver.check` is told before any draw; the noise is the strongest of the family, above 0."""
 
     @abstractmethod
     def problem(self, index: int, seed: int) -> PosteriorProblem:
@@ -88,13 +78,4 @@ def parse_problems(mapping: object, where: str = "problems") -> ProblemSpec:
     Raises:
         RequestError: unknown generator or key, or a value out of its range.
     """
-    if not isinstance(mapping, Mapping):
-        raise RequestError(f"{where}: must be a mapping of keys to values (got {mapping!r})")
-    if "generator" not in mapping:
-        raise RequestError(f"{where}.generator: is required; allowed: {', '.join(PROBLEMS)}")
-    try:
-        cls: type[Any] = PROBLEMS[str(mapping["generator"])]
-    except RequestError as error:
-        raise RequestError(f"{where}.generator: {error}") from None
-    spec: ProblemSpec = build(cls, {key: value for key, value in mapping.items() if key != "generator"}, where)
-    return spec
+    return PROBLEMS.parse(mapping, where, "generator")

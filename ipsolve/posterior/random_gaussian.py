@@ -15,14 +15,15 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.operators.base import Shape
-from ipsolve.operators.matrix import Matrix, MatrixSpec
+from ipsolve.operators.base import Shape, Theta
+from ipsolve.operators.matrix import MatrixSpec
 from ipsolve.operators.noise import Gaussian
+from ipsolve.operators.tasks import Task
 from ipsolve.posterior.problems import PROBLEMS, PosteriorProblem, ProblemSpec
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedule_spec import ScheduleMapping, load_schedule
-from ipsolve.problem import measure
+from ipsolve.problem import pose
 from ipsolve.randomness import ImageRng, image_rng
 
 
@@ -32,8 +33,8 @@ class GaussianMatrix(MatrixSpec):
 
     num_measurements: int
 
-    def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Matrix:
-        return Matrix(rng.normal(self.num_measurements, *image_shape, dtype=torch.float64).to(dtype))
+    def parameters(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype) -> Theta:
+        return {"matrix": rng.normal(self.num_measurements, *image_shape, dtype=torch.float64).to(dtype)}
 
 
 @PROBLEMS.register
@@ -63,11 +64,8 @@ class RandomGaussianProblems(ProblemSpec):
         return f"gaussian-d{self.dimension}-m{self.num_measurements}"
 
     @property
-    def noise_std_bound(self) -> float:
-        return self.noise_std
-
-    def operator_spec(self) -> GaussianMatrix:
-        return GaussianMatrix(self.num_measurements)
+    def task(self) -> Task:
+        return Task(GaussianMatrix(self.num_measurements), Gaussian(self.noise_std))
 
     def problem(self, index: int, seed: int) -> PosteriorProblem:
         ids = [self.problem_ids()[index]]
@@ -77,8 +75,7 @@ class RandomGaussianProblems(ProblemSpec):
         variances = self.condition ** -torch.linspace(0, 1, self.dimension, dtype=torch.float64)
         mixture = GaussianMixture(torch.zeros(1, dtype=torch.float64), mean, variances[None], basis)
         truth = mixture.sample(image_rng(seed, ids, "truth"))
-        operator, measurement = measure(self.operator_spec(), Gaussian(self.noise_std), truth, seed, ids)
-        assert isinstance(operator, Matrix)
         prior = MixturePrior(mixture, (self.dimension,), load_schedule(self.schedule))
-        posterior = mixture.posterior(operator.matrix[0], measurement.y[0], self.noise_std)
-        return PosteriorProblem(ids[0], prior, operator, measurement, truth, posterior)
+        posed = pose(self.task, truth, prior, seed, ids)
+        posterior = mixture.posterior(posed.theta["matrix"][0], posed.problem.y[0], self.noise_std)
+        return PosteriorProblem(ids[0], posed, posterior)

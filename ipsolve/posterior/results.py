@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ipsolve.runs.results import COUNTS
+from ipsolve.runs.results import count_fields
 
 DISTANCES = ("sliced_wasserstein_1", "sliced_wasserstein_2", "mmd", "ksd", "mean_error", "covariance_error")
 LEVELS = {"coverage_50": 0.50, "coverage_80": 0.80, "coverage_90": 0.90, "coverage_95": 0.95}
@@ -20,7 +20,7 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         *(pa.field(name, pa.float64()) for name in SAMPLE_METRICS),
-        *(pa.field(name, pa.float64(), nullable=False) for name in COUNTS),
+        *count_fields(pa.float64()),
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("num_samples", pa.int64(), nullable=False),
         pa.field("num_runs", pa.int64(), nullable=False),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ipsolve.operators.base import Operator
+from ipsolve.evaluation.sampling import draw
 from ipsolve.posterior.experiment import Entry
 from ipsolve.posterior.problems import PosteriorProblem
 from ipsolve.priors import MeteredPrior
-from ipsolve.problem import Measurement
+from ipsolve.priors.base import COUNTED
+from ipsolve.problem import Problem, Solution
 from ipsolve.randomness import ImageRng, image_rng
-from ipsolve.solvers.steps.particles import ParticleSolver, gather, systematic
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ def run_solver(problem: PosteriorProblem, entry: Entry, count: int, seed: int, b
         batch_size: states solved together.
     """
     num_runs = entry.num_runs(count)
-    drawn, calls = [], dict.fromkeys(MeteredPrior.COUNTED, 0.0)
+    drawn, calls = [], dict.fromkeys(COUNTED, 0.0)
     start = time.perf_counter()
     for rng in _streams(problem, "solver", num_runs, seed, max(batch_size // entry.states_per_run, 1)):
-        operator, measurement = problem.runs(rng.batch_size)
-        prior = MeteredPrior(problem.prior, rng.batch_size)
-        drawn.append(_draw(entry, measurement, operator, prior, rng).flatten(1).double())
+        runs = problem.runs(rng)
+        prior = MeteredPrior(runs.prior, rng.batch_size)
+        drawn.append(_draw(entry, replace(runs, prior=prior)).flatten(0, 1).flatten(1).double())
         for name, counts in prior.counts.items():
             calls[name] += float(counts.sum()) / num_runs
     seconds = (time.perf_counter() - start) / num_runs
@@ -56,21 +56,19 @@ def exact_samples(problem: PosteriorProblem, count: int, seed: int, role: str, b
     """Return ``count`` exact samples; another ``role`` or ``seed`` is another sample set."""
     start = time.perf_counter()
     x = torch.cat([problem.posterior.sample(rng) for rng in _streams(problem, role, count, seed, batch_size)])
-    calls = dict.fromkeys(MeteredPrior.COUNTED, 0.0)
-    return Samples(x, count, calls, (time.perf_counter() - start) / count)
+    return Samples(x, count, dict.fromkeys(COUNTED, 0.0), (time.perf_counter() - start) / count)
 
 
 def _streams(problem: PosteriorProblem, role: str, count: int, seed: int, size: int) -> Iterator[ImageRng]:
-    device = problem.measurement.y.device
+    device = problem.posed.x.device
     for first in range(0, count, size):
         yield image_rng(seed, [f"{problem.id}/{run}" for run in range(first, min(first + size, count))], role, device)
 
 
-def _draw(entry: Entry, measurement: Measurement, operator: Operator, prior: MeteredPrior, rng: ImageRng) -> Tensor:
-    """Return what a batch of runs leaves: their draws, or all their particles, (B * P, ...), as their weights say."""
+def _draw(entry: Entry, runs: Problem) -> Tensor:
+    """Return what each run leaves: one draw, or as many as it has samples, as their weights say, (B, S, ...)."""
     if entry.sampling.keep == "one":
-        return entry.solver.solve(measurement, operator, prior, rng)
-    assert isinstance(entry.solver, ParticleSolver)
-    x, log_weights = entry.solver.particles(measurement, operator, prior, rng)
-    # equal weights keep every particle once: each of the P teeth of the comb lies in its own particle's share
-    return gather(x.flatten(0, 1), systematic(log_weights, rng.child("keep")))
+        return draw(entry.solver, runs)
+    solution = Solution.of(entry.solver.solve(runs), (runs.batch_size, *runs.prior.image_shape))
+    # equal weights keep every sample once: each of the S teeth of the comb lies in its own sample's share
+    return solution.draw(entry.solver.num_samples, runs.rng.child("keep"))

@@ -92,7 +92,7 @@ def open_run(location: RunFolder | str, experiment: PosteriorExperiment | None =
     ids = set(experiment.image_ids)
     rows, failures = read_rows(run, ids), read_failures(run, ids)
     if rows.empty and failures.empty:
-        raise RequestError(f"{run.location}: this run has no results yet (nothing under {RESULTS}/)")
+        raise RequestError(run.location, f"this run has no results yet (nothing under {RESULTS}/)")
     cells = list(dict.fromkeys((cell.task, cell.solver) for cell in experiment.all_cells))
     how = {"one": "one draw per run", "all": "all particles"}
     sampling = {name: how[entry.sampling.keep] for name, entry in experiment.entries.items()} | {EXACT: EXACT}

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ipsolve.priors.schedules import Level, Schedule
+from ipsolve.requests.traits import Traits
 
 Shape = tuple[int, ...]
+COUNTED = ("denoiser", "denoiser_backward", "decoder", "decoder_backward", "encoder")
 
 
 class Prior(ABC):
@@ -43,21 +45,27 @@ class Prior(ABC):
         """Return the prior as seen by some images of a batch (only a metered prior cares)."""
         return self
 
+    @property
+    def traits(self) -> Traits:
+        """What a solver can rely on: ``latent`` or ``pixel``."""
+        return frozenset({"latent" if self.latent else "pixel"})
+
 
 class MeteredPrior(Prior):
     """A prior that counts, per image of one batch, the network calls made on its behalf.
 
-    ``counts`` maps ``denoiser``, ``denoiser_backward``, ``decoder``, ``decoder_backward`` to (B,) int64. A batch
-    given as (B * particles, ...) counts ``particles`` calls for each image.
-    """
+    ``counts`` maps each of :data:`COUNTED` to (B,) int64. A batch given as (B * particles, ...) counts ``particles``
+    calls for each image.
 
-    COUNTED = ("denoiser", "denoiser_backward", "decoder", "decoder_backward")
+    Raises:
+        ValueError: a call whose rows are no multiple of the batch: it would belong to nobody.
+    """
 
     def __init__(self, prior: Prior, batch_size: int) -> None:
         self.prior = prior
         self.name, self.latent, self.schedule = prior.name, prior.latent, prior.schedule
         self.image_shape, self.latent_shape = prior.image_shape, prior.latent_shape
-        self.counts = {name: torch.zeros(batch_size, dtype=torch.int64) for name in self.COUNTED}
+        self.counts = {name: torch.zeros(batch_size, dtype=torch.int64) for name in COUNTED}
         self.rows = torch.arange(batch_size)
 
     def select(self, rows: Tensor) -> MeteredPrior:
@@ -67,21 +75,27 @@ class MeteredPrior(Prior):
         return chosen
 
     def _count(self, name: str, out: Tensor) -> Tensor:
-        calls = len(out) // len(self.rows)
-        self.counts[name][self.rows] += calls
-        if out.requires_grad:
+        calls, rest = divmod(len(out), len(self.rows))
+        if rest or not calls:
+            raise ValueError(f"a {name} call of {len(out)} rows for a batch of {len(self.rows)}: select the rows first")
+        self._add(name, calls)
+        if out.requires_grad and name != "encoder":  # no method takes a gradient through an encoder
 
             def on_backward(gradient: Tensor) -> None:
-                self.counts[f"{name}_backward"][self.rows] += calls
+                self._add(f"{name}_backward", calls)
 
             out.register_hook(on_backward)  # type: ignore[no-untyped-call]
         return out
+
+    def _add(self, name: str, calls: int) -> None:
+        # not +=, which would count an image once whose rows are there several times
+        self.counts[name].index_add_(0, self.rows, torch.full_like(self.rows, calls))
 
     def denoise(self, x_t: Tensor, t: Level) -> Tensor:
         return self._count("denoiser", self.prior.denoise(x_t, t))
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.prior.encode(x)
+        return self._count("encoder", self.prior.encode(x)) if self.latent else x
 
     def decode(self, z: Tensor) -> Tensor:
         return self._count("decoder", self.prior.decode(z)) if self.latent else z

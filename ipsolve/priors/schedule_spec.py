@@ -14,7 +14,6 @@ from ipsolve.priors import schedules
 from ipsolve.priors.schedules import Schedule
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.registry import Registry
-from ipsolve.requests.validation import build
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=2)]
@@ -43,13 +42,9 @@ def load_schedule(mapping: object) -> Schedule:
 
 
 def _parse(mapping: object) -> ScheduleSpec:
-    if not isinstance(mapping, Mapping):
-        raise RequestError(f"must be a mapping of keys to values (got {mapping!r})")
-    if "schedule" not in mapping:
-        raise RequestError(f"schedule: is required; allowed: {', '.join(SCHEDULES)}")
-    cls: type[Any] = SCHEDULES[str(mapping["schedule"])]
-    spec: ScheduleSpec = build(cls, {key: value for key, value in mapping.items() if key != "schedule"}, cls.name)
-    return spec
+    name = mapping.get("schedule") if isinstance(mapping, Mapping) else None
+    where = "" if name is None else SCHEDULES[str(name)].name  # the field that holds the mapping goes before it
+    return SCHEDULES.parse(mapping, where, "schedule")
 
 
 def _resolve(mapping: object) -> dict[str, Any]:

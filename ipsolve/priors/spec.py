@@ -10,9 +10,8 @@ import torch
 
 from ipsolve.priors.base import Prior, Shape
 from ipsolve.priors.networks.unet import Precision
-from ipsolve.requests.errors import RequestError
-from ipsolve.requests.registry import Registry, did_you_mean
-from ipsolve.requests.validation import build
+from ipsolve.requests.registry import Registry
+from ipsolve.requests.traits import Traits
 
 
 class PriorSummary(NamedTuple):
@@ -20,6 +19,11 @@ class PriorSummary(NamedTuple):
 
     image_shape: Shape
     latent: bool
+
+    @property
+    def traits(self) -> Traits:
+        """What a solver can rely on: ``latent`` or ``pixel``."""
+        return frozenset({"latent" if self.latent else "pixel"})
 
 
 class PriorSpec(ABC):
@@ -34,6 +38,10 @@ class PriorSpec(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a hash of all that decides the values of the prior: its parameters, configurations and weights."""
+
+    def check(self) -> None:
+        """Raise RequestError where :meth:`load` would. Who asks may have little memory: no weights are loaded."""
+        self.summary()
 
     @abstractmethod
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> Prior:
@@ -53,13 +61,7 @@ def prior_spec(config: Mapping[str, Any]) -> PriorSpec:
     Raises:
         RequestError: an unknown name, key or value.
     """
-    name = config.get("prior")
-    if name is None:
-        raise RequestError(f"prior.prior: is required; allowed: {', '.join(PRIORS)}")
-    if name not in PRIORS:
-        allowed = ", ".join(PRIORS)
-        raise RequestError(f"prior.prior: unknown prior {str(name)!r}{did_you_mean(name, PRIORS)}; allowed: {allowed}")
-    return build(PRIORS[name], {key: value for key, value in config.items() if key != "prior"}, "prior")
+    return PRIORS.parse(config, "prior", "prior")
 
 
 def prior_summary(config: Mapping[str, Any]) -> PriorSummary:

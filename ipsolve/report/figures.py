@@ -13,8 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ipsolve.metrics import METRICS
+from ipsolve.report.tables import label
 from ipsolve.report.view import RunView, TableView
-from ipsolve.runs.results import COUNTS, IMAGE_METRICS
+from ipsolve.runs.results import COUNTS, image_metrics
 from ipsolve.runs.summary import higher_is_better
 
 INK, GRID, PAPER = "#010203", "#040506", "#070809"  # stand-ins, replaced in the SVG
@@ -45,19 +47,24 @@ def draw_figures(view: RunView) -> dict[str, str]:
     """Return ``{name: SVG}``: ``forest_<metric>``, ``cost_seconds`` and ``cost_calls``, where there is data."""
     drawn = {}
     with mpl.rc_context(STYLE):
-        for metric in IMAGE_METRICS:
+        for metric in image_metrics():
             table = view.comparisons[view.comparisons["metric"] == metric]
             if len(table):
                 side = "right" if higher_is_better(metric) else "left"
-                label = f"{metric.upper()} minus {view.config.baseline}{' [dB]' if metric == 'psnr' else ''}"
-                drawn[f"forest_{metric}"] = svg(forest(view, table, f"{label} ({side} of zero is better)"))
-        if np.isfinite(view.summary["psnr"]).any():  # an infinite one has no place on an axis
+                what = f"{label(metric)} minus {view.config.baseline}{_unit(metric)}"
+                drawn[f"forest_{metric}"] = svg(forest(view, table, f"{what} ({side} of zero is better)"))
+        headline = view.headline
+        if headline is not None and np.isfinite(view.summary[headline]).any():  # an infinite one is on no axis
             calls = view.rows.assign(calls=view.rows[list(COUNTS)].sum(axis=1))
-            drawn["cost_seconds"] = svg(_cost(view, _cell_means(view.rows, "seconds"), "seconds per image"))
-            label = "network calls per image (forward and backward)"
+            drawn["cost_seconds"] = svg(_cost(view, headline, _cell_means(view.rows, "seconds"), "seconds per image"))
+            what = "network calls per image (forward and backward)"
             if calls["calls"].any():
-                drawn["cost_calls"] = svg(_cost(view, _cell_means(calls, "calls"), label))
+                drawn["cost_calls"] = svg(_cost(view, headline, _cell_means(calls, "calls"), what))
     return drawn
+
+
+def _unit(metric: str) -> str:
+    return f" [{unit}]" if (unit := METRICS[metric].unit) else ""
 
 
 def inline(svg: str) -> str:
@@ -106,8 +113,8 @@ def forest(view: TableView, table: pd.DataFrame, caption: str) -> Figure:
         height += 0.35
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.set_yticks(heights, labels)
-    for label in axes.get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() in tasks else "normal")
+    for tick in axes.get_yticklabels():
+        tick.set_fontweight("bold" if tick.get_text() in tasks else "normal")
     axes.set_ylim(height - 0.4, -0.7)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
@@ -137,19 +144,19 @@ def _cell_means(rows: pd.DataFrame, column: str) -> pd.Series:
     return rows.groupby(["task", "solver"])[column].mean()
 
 
-def _cost(view: RunView, cost: pd.Series, label: str) -> Figure:
+def _cost(view: RunView, metric: str, cost: pd.Series, caption: str) -> Figure:
     style = solver_style(view)
     columns = len(view.tasks) if len(view.tasks) <= 4 else 3
     rows = math.ceil(len(view.tasks) / columns)
     figure = Figure(figsize=(max(2.7 * columns, 4) + 0.4, 2.4 * rows + 0.9), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for axes, task in zip(grid.flat, view.tasks, strict=False):
-        own = view.summary[(view.summary["task"] == task) & np.isfinite(view.summary["psnr"])]
+        own = view.summary[(view.summary["task"] == task) & np.isfinite(view.summary[metric])]
         for row in own.to_dict("records"):
             axes.errorbar(
                 cost[task, row["solver"]],
-                row["psnr"],
-                yerr=0.0 if math.isnan(row["psnr_ci95"]) else row["psnr_ci95"],
+                row[metric],
+                yerr=0.0 if math.isnan(row[f"{metric}_ci95"]) else row[f"{metric}_ci95"],
                 linestyle="none",
                 markersize=6.5,
                 elinewidth=1.2,
@@ -169,8 +176,8 @@ def _cost(view: RunView, cost: pd.Series, label: str) -> Figure:
         axes.set_visible(index < len(view.tasks))
         axes.tick_params(labelbottom=index + columns >= len(view.tasks))  # the lowest of each column
     for axes in grid[:, 0]:
-        axes.set_ylabel("PSNR [dB]")
-    figure.supxlabel(label, fontsize=10)
+        axes.set_ylabel(f"{label(metric)}{_unit(metric)}")
+    figure.supxlabel(caption, fontsize=10)
     entries = {
         text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }

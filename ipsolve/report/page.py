@@ -9,13 +9,24 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ipsolve.citation import bibliography
 from ipsolve.conventions import UNITS
 from ipsolve.report.figures import draw_figures, inline, stand_alone
 from ipsolve.report.strips import anchor, strips
-from ipsolve.report.tables import COLUMNS, headline, number, p_value, published_lines, shown_columns, task_lines
+from ipsolve.report.tables import (
+    headline,
+    label,
+    number,
+    p_value,
+    published_lines,
+    shown_columns,
+    standard_columns,
+    task_lines,
+)
 from ipsolve.report.text import markdown
 from ipsolve.report.view import RunView, TableView, open_run
 from ipsolve.runs.results import RunFolder
+from ipsolve.runs.summary import higher_is_better
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_FAILURES = 200  # shown; all of them are in failures/
@@ -59,15 +70,19 @@ def render(view: RunView, figures: dict[str, str]) -> str:
         unit="image",
         units=UNITS,
         columns=columns,
+        headline=label(view.headline or ""),
+        better="Up" if view.headline is None or higher_is_better(view.headline) else "Down",
         headlines=[found for task in view.tasks if (found := headline(view, task))],
         tables={task: task_lines(view, task, columns) for task in view.tasks},
         anchor=anchor(view) if view.solvers else "",
         strips={task: drawn for task in view.tasks if len(view.rows) and (drawn := strips(view, task))},
         absent=view.absent_metrics(),
+        references=view.citations,
+        bibtex=bibliography(view.citations),
         published=view.published,
         published_lines=published_lines(view, view.published) if view.published else [],
         notes=view.notes,
-        image_columns=COLUMNS[:3],
+        image_columns=standard_columns(),
         num_images=view.rows["image_id"].nunique(),
         seeds=view.config.seeds,
     )

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ipsolve.report.tables import number
+from ipsolve.metrics import METRICS
+from ipsolve.report.tables import number, with_unit
 from ipsolve.report.view import RunView
 from ipsolve.runs.results import REFERENCES, RESULTS
 from ipsolve.runs.summary import present
@@ -30,24 +31,28 @@ class Strip(NamedTuple):
 
 
 def anchor(view: RunView) -> str:
-    """Return the solver by whose PSNR images are chosen: the baseline, or the first solver of the configuration."""
+    """Return the solver by whose results images are chosen: the baseline, or the first solver of the configuration."""
     baseline = view.config.baseline
     return baseline if baseline in view.solvers and baseline is not None else view.solvers[0]
 
 
 def strips(view: RunView, task: str) -> list[Strip]:
-    """Return the strips of a task: the images with the best, the median and the worst PSNR of the anchor solver."""
+    """Return the strips of a task: by the headline metric the best, the median and the worst of the anchor solver.
+
+    They show the first sample of the first seed.
+    """
+    metric = view.headline
+    if metric is None:
+        return []
     seed = view.rows["seed"].min()
-    own = view.rows[(view.rows["task"] == task) & (view.rows["seed"] == seed)]
-    chosen = choose(own[own["solver"] == anchor(view)])
-    if not chosen:
-        chosen = choose(own)
+    own = view.rows[(view.rows["task"] == task) & (view.rows["seed"] == seed) & (view.rows["sample"] == 0)]
+    chosen = choose(own[own["solver"] == anchor(view)], metric) or choose(own, metric)
     truths = _truths(view, list(chosen.values()))
     results = {solver: _pictures(view, task, solver, seed, list(chosen.values())) for solver in view.solvers}
     measurement = {
         image_id: picture["measurement"] for cell in reversed(results.values()) for image_id, picture in cell.items()
     }
-    values = own.set_index(["solver", "image_id"])["psnr"]
+    values = own.set_index(["solver", "image_id"])[metric]
     drawn = []
     for rank, image_id in chosen.items():
         pictures = [
@@ -56,18 +61,18 @@ def strips(view: RunView, task: str) -> list[Strip]:
         ]
         for solver, cell in results.items():
             value = values.get((solver, image_id))
-            figure = f"{number(value, 2)} dB" if present(value) else "no result"
+            figure = with_unit(number(value, METRICS[metric].decimals), metric) if present(value) else "no result"
             pictures.append(Picture(solver, _uri(cell.get(image_id, {}).get("reconstruction")), figure))
         drawn.append(Strip(rank, image_id, pictures))
     return drawn
 
 
-def choose(rows: pd.DataFrame) -> dict[str, str]:
-    """Return ``{rank: image_id}`` of the best, median and worst PSNR among rows; ties go by image id."""
+def choose(rows: pd.DataFrame, metric: str) -> dict[str, str]:
+    """Return ``{rank: image_id}`` of the best, median and worst value among rows; ties go by image id."""
     order = (
-        rows.dropna(subset=["psnr"])
+        rows.dropna(subset=[metric])
         .drop_duplicates("image_id")
-        .sort_values(["psnr", "image_id"], ascending=[False, True])
+        .sort_values([metric, "image_id"], ascending=[not METRICS[metric].higher_is_better, True])
     )
     names = list(order["image_id"])
     if len(names) < 3:
@@ -81,9 +86,9 @@ def _truths(view: RunView, image_ids: list[str]) -> dict[str, bytes]:
 
 
 def _pictures(view: RunView, task: str, solver: str, seed: int, image_ids: list[str]) -> dict[str, dict[str, bytes]]:
-    columns = ["image_id", "seed", "measurement", "reconstruction"]
+    columns = ["image_id", "seed", "sample", "measurement", "reconstruction"]
     table = view.run.pick(columns, image_ids, RESULTS, f"task={task}", f"solver={solver}")
-    return {row["image_id"]: row for row in table.to_pylist() if row["seed"] == seed}
+    return {row["image_id"]: row for row in table.to_pylist() if (row["seed"], row["sample"]) == (seed, 0)}
 
 
 def _uri(png: bytes | None) -> str:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ipsolve.metrics import METRICS, SET_METRICS
 from ipsolve.report.view import RunView, TableView
 from ipsolve.runs.config import Published
-from ipsolve.runs.results import IMAGE_METRICS
-from ipsolve.runs.summary import higher_is_better, present
+from ipsolve.runs.results import image_metrics
+from ipsolve.runs.summary import present, set_metrics
 
 
 class Column(NamedTuple):
@@ -41,25 +42,7 @@ class Line(NamedTuple):
     entries: list[Entry]
 
 
-COLUMNS = (
-    Column("psnr", "PSNR ↑", 2, "dB, on [0, 1] with data range 1", 1),
-    Column("ssim", "SSIM ↑", 4, "Gaussian window 11, std 1.5, on [0, 1]", 1),
-    Column("lpips", "LPIPS ↓", 4, "lpips 0.1, inputs in [-1, 1]", -1),
-    *(
-        Column(
-            name,
-            f"{name.upper()} {'↑' if higher_is_better(name) else '↓'}",
-            4,
-            name,
-            1 if higher_is_better(name) else -1,
-        )
-        for name in IMAGE_METRICS[3:]
-    ),
-    Column(
-        "fid", "FID ↓", 2, "Frechet distance in clean-fid's Inception features; biased upwards where n is small", -1
-    ),
-    Column("kid", "KID ↓", 5, "kernel distance in clean-fid's Inception features, unbiased", -1),
-    Column("fd_prior", "FD-prior ↓", 3, "Frechet distance in the feature space of the built-in prior", -1),
+COSTS = (
     Column("consistency", "residual", 2, "||A x - y|| / (noise_std sqrt(m)): 1 is the noise level"),
     Column("denoiser_calls", "denoiser", 0, "denoiser calls per image"),
     Column("seconds_per_image", "s / image", None, "measured seconds per image"),
@@ -68,9 +51,45 @@ COLUMNS = (
 )
 
 
-def shown_columns(summary: pd.DataFrame, columns: Iterable[Column] = COLUMNS) -> list[Column]:
-    """Return the columns that have at least one number (``failed`` only where something failed)."""
-    columns = [column for column in columns if summary[column.key].notna().any()]
+def label(metric: str) -> str:
+    """Return a metric of images as it is called in sentences."""
+    return metric.upper()
+
+
+def with_unit(figure: str, metric: str) -> str:
+    """Return a figure of a metric of images with its unit, if it has one."""
+    return " ".join(filter(None, [figure, METRICS[metric].unit]))
+
+
+def metric_column(name: str) -> Column:
+    """Return the column of a metric of images."""
+    cls = METRICS[name]
+    better = 1 if cls.higher_is_better else -1
+    return Column(name, f"{label(name)} {'↑' if better > 0 else '↓'}", cls.decimals, cls.meaning or name, better)
+
+
+def all_columns() -> list[Column]:
+    """Return the columns of the table: those of every metric that is registered, the standard ones first."""
+    of_sets = [
+        Column(name, f"{cls.heading or name.upper()} ↓", cls.decimals, cls.meaning or name, -1)
+        for name, cls in ((name, SET_METRICS[name]) for name in set_metrics())
+    ]
+    return [*map(metric_column, image_metrics()), *of_sets, *COSTS]
+
+
+def standard_columns() -> list[Column]:
+    """Return the columns of what every paper reports."""
+    return [metric_column(name) for name in image_metrics(())]
+
+
+def shown_columns(summary: pd.DataFrame, columns: Iterable[Column] | None = None) -> list[Column]:
+    """Return the columns that have at least one number (``failed`` only where something failed).
+
+    Args:
+        columns: to choose from; all of an evaluation if left out.
+    """
+    chosen = all_columns() if columns is None else columns
+    columns = [column for column in chosen if summary[column.key].notna().any()]
     return [column for column in columns if column.key != "failed" or summary["failed"].sum()]
 
 
@@ -137,32 +156,35 @@ class Headline(NamedTuple):
 
 
 def headline(view: RunView, task: str) -> Headline | None:
-    """Return which solver has the best mean PSNR on a task, by how much, and what cannot be told from it."""
-    column = COLUMNS[0]
-    own = view.summary[(view.summary["task"] == task) & view.summary["psnr"].notna()]
+    """Return which solver is best on a task by the headline metric, by how much, and what cannot be told from it."""
+    name = view.headline
+    if name is None:
+        return None
+    own = view.summary[(view.summary["task"] == task) & view.summary[name].notna()]
     if own.empty:
         return None
+    column = metric_column(name)
     best = best_solver(own, column) or str(own["solver"].iloc[0])
     row = own[own["solver"] == best].iloc[0]
-    margin = f" ± {number(row['psnr_ci95'], 2)}" if present(row["psnr_ci95"]) else ""
-    figure = f"{number(row['psnr'], 2)}{margin} dB over {row['n']} image{'s' if row['n'] != 1 else ''}"
-    rivals = [name for name in own["solver"] if name != best]
-    ties = [name for name in rivals if tied(view, task, "psnr", best, name)]
-    return Headline(task, best, figure, _against(view, task, best), ties)
+    width = row[f"{name}_ci95"]
+    margin = f" ± {number(width, column.decimals)}" if present(width) else ""
+    figure = with_unit(f"{number(row[name], column.decimals)}{margin}", name)
+    over = f"{figure} over {row['n']} image{'s' if row['n'] != 1 else ''}"
+    ties = [rival for rival in own["solver"] if rival != best and tied(view, task, name, best, rival)]
+    return Headline(task, best, over, _against(view, task, best, column), ties)
 
 
-def _against(view: RunView, task: str, best: str) -> str:
+def _against(view: RunView, task: str, best: str, column: Column) -> str:
     table = view.comparisons
-    found = table[(table["task"] == task) & (table["solver"] == best) & (table["metric"] == "psnr")]
+    found = table[(table["task"] == task) & (table["solver"] == best) & (table["metric"] == column.key)]
     if found.empty:
         return ""
     row = found.iloc[0]
-    words = f"{number(row['difference'], 2, signed=True)} dB against {row['baseline']}"
-    if present(row["ci95_low"]):
-        words += (
-            f" [{number(row['ci95_low'], 2, True)}, {number(row['ci95_high'], 2, True)}], {p_value(row['p_value'])}"
-        )
-    return words
+    difference, low, high = (
+        number(row[name], column.decimals, signed=True) for name in ("difference", "ci95_low", "ci95_high")
+    )
+    words = f"{with_unit(difference, column.key)} against {row['baseline']}"
+    return f"{words} [{low}, {high}], {p_value(row['p_value'])}" if present(row["ci95_low"]) else words
 
 
 def p_value(value: float) -> str:
@@ -186,12 +208,12 @@ def published_lines(view: RunView, published: Published) -> list[PublishedLine]:
         for solver, figures in solvers.items():
             row = measured.get((task, solver), {})
             entries = []
-            for column in COLUMNS[:3]:
+            for column in standard_columns():
                 told, own, margin = figures.get(column.key), row.get(column.key), row.get(f"{column.key}_ci95")
                 both = present(told) and present(own)
                 entries.append(
                     (
-                        number(told, 2 if column.key == "psnr" else 3),
+                        number(told, min(column.decimals or 0, 3)),
                         number(own, column.decimals),
                         f"± {number(margin, column.decimals)}" if present(margin) else "",
                         number(float(own) - float(told), column.decimals, True) if both else "–",  # type: ignore[arg-type]

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from ipsolve.citation import bibliography
 from ipsolve.conventions import UNITS
-from ipsolve.report.tables import COLUMNS, Entry, headline, number, p_value, published_lines, shown_columns, task_lines
+from ipsolve.metrics import METRICS
+from ipsolve.report.tables import (
+    COSTS,
+    Entry,
+    headline,
+    label,
+    metric_column,
+    number,
+    p_value,
+    published_lines,
+    shown_columns,
+    standard_columns,
+    task_lines,
+)
 from ipsolve.report.view import RunView, TableView
+from ipsolve.requests.errors import RequestError
 
 LEGEND = (
     "Means over images with 95% intervals. **Bold**: best mean. =: the paired 95% interval of the difference to the "
@@ -28,32 +43,41 @@ def markdown(view: RunView) -> str:
             for line in published_lines(view, view.published)
         ]
         parts += [f"## {view.published.title}", "Published / measured."]
-        parts += [markdown_table(["task", "solver", "PSNR", "SSIM", "LPIPS"], lines)]
+        parts += [markdown_table(["task", "solver", *(label(column.key) for column in standard_columns())], lines)]
     parts += view.notes
     absent = [f"- {name}: {reason}" for name, reason in view.absent_metrics().items()]
     if absent:
         parts += ["## Absent metrics", "\n".join(absent)]
+    if view.citations:
+        parts += ["## References", f"```bibtex\n{bibliography(view.citations)}```"]
     return "\n\n".join(parts) + "\n"
 
 
 def document_table(view: RunView) -> str:
-    """Return what a document shows of a run: the PSNR of every solver on every task, and what an image costs."""
-    psnr, calls, seconds = (
-        next(column for column in COLUMNS if column.key == key)
-        for key in ("psnr", "denoiser_calls", "seconds_per_image")
+    """Return what a document shows of a run: its headline metric by solver and task, and what an image costs.
+
+    Raises:
+        RequestError: the run has no metric of images.
+    """
+    if view.headline is None:
+        raise RequestError("metrics", f"{view.config.name} asks for no metric of images, which the table is of")
+    metric = metric_column(view.headline)
+    calls, seconds = (
+        next(column for column in COSTS if column.key == key) for key in ("denoiser_calls", "seconds_per_image")
     )
     lines: dict[str, list[str]] = {}
     for task in view.tasks:
-        for line in task_lines(view, task, [psnr]):
+        for line in task_lines(view, task, [metric]):
             lines.setdefault(line.solver, []).append(bold(line.entries[0]))
     costs = view.summary.groupby("solver")[[calls.key, seconds.key]].mean()
     rows = [
         [name, *entries, *(number(costs.loc[name, column.key], column.decimals) for column in (calls, seconds))]
         for name, entries in lines.items()
     ]
-    images = int(view.summary["n"].max())
+    images, unit = int(view.summary["n"].max()), METRICS[metric.key].unit
+    what = f"{label(metric.key)} in {unit}" if unit else label(metric.key)
     setting = (
-        f"PSNR in dB, means over {images} images of {view.config.data.get('source')} with 95% intervals; **bold**: the "
+        f"{what}, means over {images} images of {view.config.data.get('source')} with 95% intervals; **bold**: the "
         "best mean, =: the paired interval of the difference to it holds zero. Denoiser calls and seconds are per "
         "image, means over the tasks."
     )
@@ -78,15 +102,14 @@ def _sentence(view: RunView, task: str) -> list[str]:
         return []
     ties = f"; not distinguishable from {', '.join(found.ties)}" if found.ties else ""
     against = f"; {found.against_baseline}" if found.against_baseline else ""
-    return [f"Best PSNR: {found.best}, {found.figure}{against}{ties}."]
+    return [f"Best {label(str(view.headline))}: {found.best}, {found.figure}{against}{ties}."]
 
 
 def differences(view: TableView) -> str:
     """Return the differences to the baseline as Markdown."""
-    decimals = {"psnr": 2}
     lines = []
     for row in view.comparisons.to_dict("records"):
-        digits = decimals.get(row["metric"], 4)
+        digits = METRICS[row["metric"]].decimals if row["metric"] in METRICS else 4
         interval = f"[{number(row['ci95_low'], digits, True)}, {number(row['ci95_high'], digits, True)}]"
         difference = number(row["difference"], digits, True)
         lines.append(

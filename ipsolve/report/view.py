@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +11,23 @@ from typing import Any, Protocol
 import pandas as pd
 import yaml
 
-from ipsolve.metrics import FEATURES, METRICS, SET_METRICS
+from ipsolve.citation import Citation
+from ipsolve.metrics import Asked, headline_of, names_of
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.validation import build
+from ipsolve.runs.citations import citations
 from ipsolve.runs.config import Config, Published, RunConfig, load_published
-from ipsolve.runs.results import RESULTS, RunFolder
-from ipsolve.runs.summary import Cell, Pairs, Summary, exact_images, read_failures, read_rows, write_summary
+from ipsolve.runs.results import RESULTS, RunFolder, image_metrics
+from ipsolve.runs.summary import (
+    Cell,
+    Pairs,
+    Summary,
+    exact_images,
+    higher_is_better,
+    read_failures,
+    read_rows,
+    write_summary,
+)
 
 
 class TableView(Protocol):
@@ -51,6 +63,7 @@ class RunView:
 
     run: RunFolder
     config: Config
+    asked: Asked
     config_text: str
     provenance: dict[str, Any]
     summary: pd.DataFrame
@@ -77,19 +90,29 @@ class RunView:
         shown = set(self.summary["solver"])
         return [name for name in self.config.solvers if name in shown]
 
+    @property
+    def headline(self) -> str | None:
+        """The metric of images that the run is read by; None where none was asked for."""
+        return headline_of(self.config.metrics, self.config.headline)
+
+    @cached_property
+    def citations(self) -> list[Citation]:
+        """What the run uses that was published."""
+        return citations(dataclasses.asdict(self.config))
+
     def absent_metrics(self) -> dict[str, str]:
         """Return why each requested metric has no value in this run, and how to get it."""
-        empty = [name for name in self.config.metrics if self.summary[name].isna().all()]
-        return {name: self._why_absent(name) for name in empty}
+        names = names_of(self.config.metrics)
+        return {name: self._why_absent(name) for name in names if self.summary[name].isna().all()}
 
     def _why_absent(self, name: str) -> str:
-        weights = self.config.weights
-        source = METRICS[name](weights) if name in METRICS else FEATURES[SET_METRICS[name].features](weights)
+        sets = self.asked.sets
+        source = self.asked.features[sets[name].features] if name in sets else self.asked.images[name]
         try:
             reason = source.unavailable()
         except RequestError as error:
             reason = str(error)
-        if reason is None and name in SET_METRICS and self.summary["n"].max() < 2:
+        if reason is None and name in sets and self.summary["n"].max() < 2:
             reason = "a distance between sets needs at least two images"
         return reason or "it can be computed here, but was not when these results were written; solve them anew"
 
@@ -105,7 +128,7 @@ def open_run(
     run = location if isinstance(location, RunFolder) else RunFolder(location)
     if not run.exists("config.yaml"):
         raise RequestError(
-            f"{run.location}: not a run folder (no config.yaml); allowed: a folder written by ray_jobs.evaluate"
+            run.location, "not a run folder (no config.yaml); allowed: a folder written by ray_jobs.evaluate"
         )
     text = read_text(run, "config.yaml")
     config = build(Config, yaml.safe_load(text), "config.yaml")
@@ -114,19 +137,23 @@ def open_run(
     planned = pd.Index(cells)
     rows = rows[pd.MultiIndex.from_frame(rows[["task", "solver"]]).isin(planned)]
     if rows.empty and failures.empty:
-        raise RequestError(f"{run.location}: this run has no results yet (nothing under {RESULTS}/)")
-    tables = summary or write_summary(run, cells, config.baseline, image_ids)
+        raise RequestError(run.location, f"this run has no results yet (nothing under {RESULTS}/)")
+    asked = Asked.of(config.metrics, config.weights)
+    tables = summary or write_summary(run, cells, config.baseline, image_ids, asked.sets.values())
     provenance = run.read_json("provenance.json")
     published, notes = _published(config.published)
     notes += _exact(rows)
-    return RunView(run, config, text, provenance, tables.summary, tables.comparisons, rows, failures, published, notes)
+    means, differences = tables.summary, tables.comparisons
+    return RunView(run, config, asked, text, provenance, means, differences, rows, failures, published, notes)
 
 
 def _exact(rows: pd.DataFrame) -> list[str]:
-    cells = [f"{n} by {solver} on {task}" for (task, solver), n in exact_images(rows).items()]
-    if not cells:
-        return []
-    return [f"images reproduced exactly, left out of mean PSNR and its differences: {', '.join(cells)}"]
+    notes = []
+    for name in filter(higher_is_better, image_metrics()):
+        cells = [f"{n} by {solver} on {task}" for (task, solver), n in exact_images(rows, name).items()]
+        what = f"images reproduced exactly, left out of mean {name.upper()} and its differences"
+        notes += [f"{what}: {', '.join(cells)}"] if cells else []
+    return notes
 
 
 def _published(path: str | None) -> tuple[Published | None, list[str]]:

@@ -72,10 +72,8 @@ def refuse_secrets(content: object, where: str) -> None:
     elif isinstance(content, str) and "://" in content and _holds_secret(content):
         scheme = content.partition("://")[0].lower()
         variables = _TRACKING if "tracking" in where else INSTEAD.get(scheme, "the environment variables of its client")
-        raise RequestError(
-            f"{where}: must not hold a password, key or token, it would be recorded; allowed: {variables} in the "
-            "environment"
-        )
+        reason = "must not hold a password, key or token, it would be recorded"
+        raise RequestError(where, f"{reason}; allowed: {variables} in the environment")
 
 
 def _holds_secret(uri: str) -> bool:

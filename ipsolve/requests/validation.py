@@ -9,8 +9,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ipsolve.requests.errors import RequestError
-from ipsolve.requests.registry import did_you_mean
+from ipsolve.requests.errors import RequestError, did_you_mean, dotted
 from ipsolve.requests.secrets import refuse_secrets
 
 T = TypeVar("T")
@@ -34,26 +33,27 @@ def build(cls: type[T], mapping: object, where: str) -> T:
             ``tasks.sr4.facter: unknown key (did you mean 'factor'?); allowed: factor``.
     """
     if not isinstance(mapping, Mapping):
-        raise RequestError(f"{where or 'config'}: must be a mapping of keys to values (got {mapping!r})")
+        raise RequestError(where or "config", f"must be a mapping of keys to values (got {mapping!r})")
     refuse_secrets(mapping, where)
     not_words = [key for key in mapping if not isinstance(key, str)]
     if not_words:
-        raise RequestError(f"{where or 'config'}: keys must be words (got {not_words[0]!r})")
+        raise RequestError(where or "config", f"keys must be words (got {not_words[0]!r})")
+    if dataclasses.is_dataclass(cls):  # one that does not forbid them would take unknown keys without a word
+        names = field_names(cls)
+        for key in mapping:
+            if key not in names:
+                raise unknown_key(where, key, names)
     try:
         return TypeAdapter(cls).validate_python(dict(mapping))
     except ValidationError as error:
-        raise RequestError(_explain(cls, mapping, where, error)) from None
+        raise _explain(cls, mapping, where, error) from None
 
 
 def unknown_key(where: str, key: str, allowed: Iterable[str]) -> RequestError:
     """Return the error for a key that nothing knows, with the nearest key and all allowed ones."""
     names = list(allowed)
     listed = f"; allowed: {', '.join(names)}" if names else "; no keys are allowed here"
-    return RequestError(f"{_dotted(where, key)}: unknown key{did_you_mean(key, names)}{listed}")
-
-
-def _dotted(*parts: str) -> str:
-    return ".".join(filter(None, parts))
+    return RequestError(dotted(where, key), f"unknown key{did_you_mean(key, names)}{listed}")
 
 
 def field_names(cls: object) -> list[str]:
@@ -63,26 +63,26 @@ def field_names(cls: object) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else []
 
 
-def _explain(cls: type, mapping: object, where: str, error: ValidationError) -> str:
+def _explain(cls: type, mapping: object, where: str, error: ValidationError) -> RequestError:
     # an unknown key first: a missing one beside it is most often the same key misspelt
     faults = sorted(error.errors(), key=lambda fault: fault["type"] not in _UNKNOWN)
     fault = faults[0]
     kind, location = fault["type"], fault["loc"]
     path, owner = _locate(cls, mapping, location, keep_last=kind in _MISSING)
     if kind in _UNKNOWN:
-        return str(unknown_key(_dotted(where, *path[:-1]), path[-1], field_names(owner)))
-    spot = _dotted(where, *path)
+        return unknown_key(dotted(where, *path[:-1]), path[-1], field_names(owner))
+    spot = dotted(where, *path)
     if kind in _MISSING:
-        return f"{spot}: is required"
+        return RequestError(spot, "is required")
     if "ctx" in fault and "error" in fault["ctx"]:
-        return f"{spot}: {fault['ctx']['error']}"
+        return RequestError(spot, str(fault["ctx"]["error"]))
     if kind == "too_short":
-        return f"{spot}: must not be empty"
+        return RequestError(spot, "must not be empty")
     message = re.sub(r"^\w+ should (be )?", lambda found: "must be " if found[1] else "must ", fault["msg"])
     words = [choice for other in faults if other["type"] == "literal_error" for choice in [other["ctx"]["expected"]]]
     if words and kind != "literal_error":  # of a union such as a number or 'auto' pydantic names one branch at a time
         message += f", or {words[0]}"
-    return f"{spot}: {message} (got {fault['input']!r})".replace("\n", " ")
+    return RequestError(spot, f"{message} (got {fault['input']!r})".replace("\n", " "))
 
 
 def _locate(cls: object, value: Any, location: tuple[int | str, ...], keep_last: bool) -> tuple[list[str], object]:

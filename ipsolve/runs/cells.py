@@ -13,8 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ipsolve.requests.errors import RequestError
-from ipsolve.requests.registry import did_you_mean
+from ipsolve.requests.errors import RequestError, did_you_mean
 from ipsolve.requests.secrets import refuse_secrets
 from ipsolve.requests.validation import field_names
 from ipsolve.runs.config import RunConfig, Tracking
@@ -69,16 +68,16 @@ def check_run(baseline: str | None, solvers: Collection[str], tracking: Tracking
     """Raise RequestError where a key that all kinds of runs share is wrong."""
     if baseline is not None and baseline not in solvers:
         hint = did_you_mean(baseline, solvers)
-        raise RequestError(f"baseline: no solver {baseline!r}{hint}; allowed: {', '.join(solvers)}")
+        raise RequestError("baseline", f"no solver {baseline!r}{hint}; allowed: {', '.join(solvers)}")
     refuse_secrets(tracking.uri, "tracking.uri")
 
 
 def at(where: str, check: Any, *arguments: Any) -> Any:
-    """Return ``check(*arguments)``; the line of a RequestError from it starts with ``where``."""
+    """Return ``check(*arguments)``; the key of a RequestError from it is ``where``, and its whole line the reason."""
     try:
         return check(*arguments)
     except RequestError as error:
-        raise RequestError(f"{where}: {error}") from None
+        raise RequestError(where, str(error)) from None
 
 
 def describe(part: Any, kind: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from ipsolve.files.filesystems import is_uri, join, open_location, reason
-from ipsolve.metrics.base import Weights
+from ipsolve.metrics import USUAL, Entry, Weights
 from ipsolve.priors.networks.unet import Precision
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.validation import build
@@ -99,8 +99,10 @@ class Config(RunConfig):
         tasks: a name of your choice: ``operator``, ``noise_std``, and the operator's own keys.
         solvers: a name of your choice: ``solver`` and the solver's hyper-parameters.
         seed: one seed, or several for repeated measurements.
+        samples: reconstructions of each image, from independent calls with the same measurement.
         baseline: the solver that the others are compared with.
-        metrics: of images and of sets.
+        metrics: of images and of sets: names, or ``{metric: NAME, ...}`` with settings.
+        headline: the metric of images that the report is read by; null: psnr if it is asked for, else the first.
         published: a YAML file of published figures to print beside the measured ones.
         output: the folder of runs: a local path, or a URI as :mod:`ipsolve.files.filesystems` opens it.
     """
@@ -111,8 +113,10 @@ class Config(RunConfig):
     tasks: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     solvers: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     seed: Seed | Annotated[list[Seed], Field(min_length=1)] = 0
+    samples: Annotated[int, Field(ge=1)] = 1
     baseline: str | None = None
-    metrics: list[str] = dataclasses.field(default_factory=lambda: ["psnr", "ssim", "lpips", "fid", "kid", "fd_prior"])
+    metrics: list[Entry] = dataclasses.field(default_factory=lambda: [*USUAL])
+    headline: str | None = None
     weights: Weights = dataclasses.field(default_factory=Weights)
     published: str | None = None
     compute: Compute = dataclasses.field(default_factory=Compute)
@@ -167,11 +171,11 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         content = read_yaml(_read(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = reason(error) if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise RequestError(f"cannot read the configuration {str(path)!r}: {why}") from None
+        raise RequestError("", f"cannot read the configuration {str(path)!r}: {why}") from None
     except yaml.YAMLError as error:
-        raise RequestError(f"{path} is not YAML that can be taken: {_one_line(error)}") from None
+        raise RequestError("", f"{path} is not YAML that can be taken: {_one_line(error)}") from None
     if not isinstance(content, dict):
-        raise RequestError(f"{path} must hold a mapping of keys to values")
+        raise RequestError("", f"{path} must hold a mapping of keys to values")
     return content
 
 
@@ -186,18 +190,19 @@ def _read(path: str | Path) -> bytes:
 def _override(mapping: dict[str, Any], word: str) -> None:
     key, separator, text = word.partition("=")
     if not separator or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
-        raise RequestError(f"override {word!r} must look like key=value or section.key=value")
+        raise RequestError("", f"override {word!r} must look like key=value or section.key=value")
     try:
         value = read_yaml(text)
     except yaml.YAMLError as error:
-        raise RequestError(f"override {word!r}: its value is not YAML that can be taken: {_one_line(error)}") from None
+        why = f"its value is not YAML that can be taken: {_one_line(error)}"
+        raise RequestError(f"override {word!r}", why) from None
     *sections, last = key.split(".")
     for section in sections:
         if mapping.get(section) is None:
             mapping[section] = {}
         mapping = mapping[section]
         if not isinstance(mapping, dict):
-            raise RequestError(f"override {word!r}: {section!r} is a value, it has no keys")
+            raise RequestError(f"override {word!r}", f"{section!r} is a value, it has no keys")
     mapping[last] = value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,21 +11,13 @@ from typing import Any
 import torch
 
 from ipsolve.datasets import Source, open_source
-from ipsolve.metrics import FEATURES, METRICS, SET_METRICS, Weights
-from ipsolve.metrics.features import INCEPTION
-from ipsolve.operators.base import OperatorSpec
-from ipsolve.operators.noise import Noise
-from ipsolve.operators.tasks import describe_task, parse_task
+from ipsolve.metrics import Asked, headline_of
+from ipsolve.operators.tasks import Task, describe_task, parse_task
 from ipsolve.priors import PriorSpec, PriorSummary, prior_spec
 from ipsolve.requests.errors import RequestError
-from ipsolve.requests.registry import did_you_mean
 from ipsolve.runs.cells import Cell, at, check_run, describe, hash_of
 from ipsolve.runs.config import EXTENT, Config, load_published
 from ipsolve.solvers import Solver, parse_solver
-
-# the key of ``weights`` that says which network a metric or a feature extractor is, and the network that goes without
-# saying. Paths say nothing of a number: a file that has not the SHA-256 is not used.
-NETWORKS = {"lpips": ("lpips_net", Weights().lpips_net), "inception": ("inception_sha256", INCEPTION.sha256)}
 
 
 @dataclass(frozen=True)
@@ -36,7 +28,7 @@ class Experiment:
     source: Source
     prior: PriorSpec
     prior_summary: PriorSummary
-    tasks: Mapping[str, tuple[OperatorSpec, Noise]]
+    tasks: Mapping[str, Task]
     solvers: Mapping[str, Solver]
 
     @classmethod
@@ -59,28 +51,23 @@ class Experiment:
         check_run(self.config.baseline, self.solvers, self.config.tracking)
         if self.config.published is not None:
             at("published", load_published, self.config.published)
-        for name in self.config.metrics:
-            if name not in METRICS and name not in SET_METRICS:
-                allowed = [*METRICS, *SET_METRICS]
-                raise RequestError(
-                    f"metrics: unknown metric {name!r}{did_you_mean(name, allowed)}; allowed: {', '.join(allowed)}"
-                )
+        asked = self.asked
+        headline_of(self.config.metrics, self.config.headline)
         _, height, width = self.prior_summary.image_shape
         if height != width:
-            raise RequestError(f"prior: images must be square, this prior's are {height} x {width}")
-        for task, (spec, noise) in self.tasks.items():
-            at(f"tasks.{task}", spec.check, self.prior_summary.image_shape)
-            for name, solver in self.solvers.items():
-                at(f"solvers.{name} on tasks.{task}", solver.check, spec, self.prior_summary.latent, noise.std)
+            raise RequestError("prior", f"images must be square, this prior's are {height} x {width}")
+        for name, task in self.tasks.items():
+            at(f"tasks.{name}", task.operator.check, self.prior_summary.image_shape)
+            for solver in self.solvers:
+                at(f"solvers.{solver} on tasks.{name}", self.solvers[solver].check, task, self.prior_summary.traits)
         ids = self.image_ids
         if not ids:
-            raise RequestError("data.limit: must be 1 or more, or null for all images")
+            raise RequestError("data.limit", "must be 1 or more, or null for all images")
         if len(set(ids)) < len(ids):
-            raise RequestError("data: two images have the same image_id")
-        blank = torch.zeros(1, *self.prior_summary.image_shape)
-        for name in self.metrics:
-            at(f"metrics: {name}", METRICS[name](self.config.weights), blank, blank)
-        self.prior.load("cpu", self.config.compute.precision)  # a weight of the wrong shape shows only here
+            raise RequestError("data", "two images have the same image_id")
+        for scorer in [*asked.here.images.values(), *asked.here.features.values()]:
+            at("metrics", scorer.check, self.prior_summary.image_shape)
+        self.prior.check()
 
     @property
     def image_size(self) -> int:
@@ -93,48 +80,28 @@ class Experiment:
         return list(self.source.image_ids(range(len(self.source) if limit is None else min(limit, len(self.source)))))
 
     @cached_property
+    def asked(self) -> Asked:
+        """The metrics that are asked for; ``asked.here`` are those that can be computed."""
+        return Asked.of(self.config.metrics, self.config.weights)
+
+    @property
     def missing_metrics(self) -> dict[str, str]:
         """The metrics asked for that cannot be computed here, and the way to get them."""
-        needs = {name: SET_METRICS[name].features for name in self.config.metrics if name in SET_METRICS}
-        reasons = {name: FEATURES[feature](self.config.weights).unavailable() for name, feature in needs.items()}
-        reasons |= {
-            name: METRICS[name](self.config.weights).unavailable() for name in self.config.metrics if name in METRICS
-        }
-        return {name: reason for name, reason in reasons.items() if reason is not None}
-
-    @property
-    def metrics(self) -> list[str]:
-        """The metrics of images that are asked for and can be computed."""
-        return [name for name in self.config.metrics if name in METRICS and name not in self.missing_metrics]
-
-    @property
-    def features(self) -> list[str]:
-        """The feature extractors that the metrics of sets need and that can be computed."""
-        sets = [name for name in self.config.metrics if name in SET_METRICS and name not in self.missing_metrics]
-        return list(dict.fromkeys(SET_METRICS[name].features for name in sets))
-
-    @cached_property
-    def networks(self) -> dict[str, str]:
-        """The choices under ``weights`` that a metric asked for depends on; those that go without saying are absent."""
-        asked = self.config.metrics
-        return self._networks_of([*asked, *(SET_METRICS[name].features for name in asked if name in SET_METRICS)])
-
-    def _networks_of(self, names: Iterable[str]) -> dict[str, str]:
-        keys = dict(NETWORKS[name] for name in names if name in NETWORKS)
-        chosen = {key: str(getattr(self.config.weights, key) or usual).lower() for key, usual in keys.items()}
-        return {key: value for key, value in chosen.items() if value != keys[key]}
+        return self.asked.missing
 
     @cached_property
     def cells(self) -> list[Cell]:
         """All cells: every task by every solver by every seed."""
-        common = {"prior": self.prior.fingerprint(), "data": self._images, "precision": self.config.compute.precision}
-        common |= self.networks
+        common: dict[str, Any] = {"prior": self.prior.fingerprint(), "data": self._images}
+        common |= {"precision": self.config.compute.precision, **self.asked.identity}
+        if self.config.samples > 1:  # not where there is one: earlier runs know no samples, and are gone on with
+            common |= {"samples": self.config.samples}
         return [
             Cell(
                 task,
                 name,
                 seed,
-                hash_of({**common, "names": [task, name], "task": describe_task(*self.tasks[task]),
+                hash_of({**common, "names": [task, name], "task": describe_task(self.tasks[task]),
                        "solver": describe(self.solvers[name], "solver"), "seed": seed}),
             )
             for task in self.tasks
@@ -145,8 +112,8 @@ class Experiment:
     @cached_property
     def reference_cell(self) -> Cell:
         """The pseudo-cell of the ground truth: it is read and described by features like any reconstruction."""
-        identity = {"data": self._images, "size": self.image_size, "features": sorted(self.features)}
-        return Cell("", "", 0, hash_of(identity | self._networks_of(self.features)))
+        identity = {"data": self._images, "size": self.image_size, "features": sorted(self.asked.here.features)}
+        return Cell("", "", 0, hash_of(identity | self.asked.here.identity_of_features))
 
     @property
     def all_cells(self) -> list[Cell]:
@@ -159,8 +126,8 @@ class Experiment:
 
     @property
     def batch_size(self) -> int:
-        """Images solved together."""
-        return self.config.compute.batch_size
+        """Images read and solved together: so many that their samples fill a batch."""
+        return max(self.config.compute.batch_size // self.config.samples, 1)
 
     def origin(self) -> dict[str, Any]:
         """Return what a run records of where its numbers come from."""
@@ -168,7 +135,7 @@ class Experiment:
             "data": self._described,
             "prior_fingerprint": self.prior.fingerprint(),
             "absent_metrics": self.missing_metrics,
-            "networks": self.networks,
+            "networks": self.asked.identity,
         }
 
     @cached_property
@@ -183,8 +150,9 @@ class Experiment:
         """Return the configuration with every default written out; running it gives the same numbers."""
         return dataclasses.asdict(self.config) | {
             "prior": describe(self.prior, "prior"),
-            "tasks": {name: describe_task(*task) for name, task in self.tasks.items()},
+            "tasks": {name: describe_task(task) for name, task in self.tasks.items()},
             "solvers": {name: describe(solver, "solver") for name, solver in self.solvers.items()},
+            "headline": headline_of(self.config.metrics, self.config.headline),
         }
 
 

@@ -10,6 +10,6 @@ from ipsolve.solvers import (  # noqa: F401
     projection,
     variational,
 )
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver, parse_solver
+from ipsolve.solvers.base import SOLVERS, Cost, Solver, parse_solver
 
-__all__ = ["SOLVERS", "Requirements", "Solver", "parse_solver"]
+__all__ = ["SOLVERS", "Cost", "Solver", "parse_solver"]

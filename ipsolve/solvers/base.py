@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,23 +10,33 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ipsolve.operators.base import Operator, OperatorSpec
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
+from ipsolve.citation import Citation
+from ipsolve.operators.tasks import Task
+from ipsolve.problem import Problem, Solution
 from ipsolve.requests.errors import RequestError
-from ipsolve.requests.registry import Registry, did_you_mean
-from ipsolve.requests.validation import build
+from ipsolve.requests.registry import Registry
+from ipsolve.requests.traits import Traits, refusal
 
 
 @dataclass(frozen=True)
-class Requirements:
-    """What a method needs. ``latent``: True needs a latent prior, False a pixel prior, None takes both."""
+class Cost:
+    """Network calls for one image, by kind. ``up_to``: the kinds that are bounds, as where a fit may stop early."""
 
-    linear: bool = False
-    spectral: bool = False
-    latent: bool | None = None
-    noiseless: bool = False
+    denoiser: int = 0
+    denoiser_backward: int = 0
+    decoder: int = 0
+    decoder_backward: int = 0
+    encoder: int = 0
+    up_to: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        counts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "up_to"}
+        words = [
+            f"{'up to ' * (name in self.up_to)}{count} {name.replace('_', ' ')}"
+            for name, count in counts.items()
+            if count
+        ]
+        return ", ".join(words) or "no network calls"
 
 
 class Solver(ABC):
@@ -33,42 +44,53 @@ class Solver(ABC):
 
     ``solve`` treats every image of a batch on its own: norms, step sizes and stops are per image, and random
     numbers come from the image's own stream. It runs with autograd off, except where it takes a gradient.
+
+    Attributes:
+        family: the folder that its file is in.
+        citation: where it was published.
+        requires: the traits that the task and the prior must have, see :data:`ipsolve.requests.traits.NEEDS`. A method
+            that does not say ``blind`` is told the operator.
+        PRESETS: named settings: a paper's, its code's.
     """
 
     name: ClassVar[str]
-    paper: ClassVar[str]
-    family: ClassVar[str]
-    requires: ClassVar[Requirements] = Requirements()
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # named settings: a paper's, its code's
+    citation: ClassVar[Citation]
+    requires: ClassVar[Traits] = frozenset()
+    family: ClassVar[str] = "own"
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        package = cls.__module__.split(".")
+        if package[:2] == ["ipsolve", "solvers"] and len(package) == 4:
+            cls.family = package[2].replace("_", " ")
 
     @abstractmethod
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        """Return the reconstructions x_hat, (B, *image_shape) in [-1, 1] up to overshoot.
+    def solve(self, problem: Problem) -> Tensor | Solution:
+        """Return the reconstructions, (B, *image_shape) in [-1, 1] up to overshoot, or several samples of each."""
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples of an image one call returns."""
+        return 1
+
+    def cost(self, traits: Traits) -> Cost:
+        """Return the network calls for one image.
 
         Args:
-            measurement: y, (B, *measurement_shape), and its noise level.
-            operator: the drawn forward operator of this batch.
-            prior: the diffusion prior.
-            rng: B streams on the device of y.
+            traits: of the task and the prior; a latent prior has a decoder and an encoder to be called.
         """
+        return Cost()
 
-    def cost(self) -> str:
-        """Return the number of network calls per image, in words, for ``--list``."""
-        return "no network calls"
+    def needs(self) -> Traits:
+        """Return ``requires`` and what the settings require beyond it."""
+        return self.requires | (frozenset() if "blind" in self.requires else {"known"})
 
-    def check(self, spec: OperatorSpec, latent: bool, noise_std: float) -> None:
-        """Raise RequestError, in one line, if this method cannot do this task with this kind of prior."""
-        needs = self.requires
-        reasons = {
-            f"needs a linear operator, {spec.name} is not": needs.linear and not spec.linear,
-            f"needs an operator with a known SVD, {spec.name} has none": needs.spectral and not spec.spectral,
-            "needs a latent prior": needs.latent is True and not latent,
-            "needs a pixel prior": needs.latent is False and latent,
-            f"is for noiseless measurements, noise_std is {noise_std}": needs.noiseless and noise_std > 0,
-        }
-        for reason, broken in reasons.items():
-            if broken:
-                raise RequestError(f"solver {self.name} {reason}")
+    def check(self, task: Task, prior: Traits) -> None:
+        """Raise RequestError, in one line, if this method cannot do this task with a prior of these traits."""
+        words = {"operator": task.operator.name, "noise_std": task.noise.std}
+        if reason := refusal(self.needs(), task.traits | prior, **words):
+            raise RequestError(f"solver {self.name} {reason}")
 
 
 SOLVERS: Registry[Solver] = Registry("solver")
@@ -85,17 +107,4 @@ def parse_solver(mapping: Mapping[str, Any], where: str = "solver") -> Solver:
     Raises:
         RequestError: unknown solver, preset or field, or a value out of its range.
     """
-    if "solver" not in mapping:
-        raise RequestError(f"{where}.solver: is required; allowed: {', '.join(SOLVERS)}")
-    try:
-        cls = SOLVERS[str(mapping["solver"])]
-    except RequestError as error:
-        raise RequestError(f"{where}.solver: {error}") from None
-    preset = mapping.get("preset")
-    if preset is not None and preset not in cls.PRESETS:
-        allowed = ", ".join(cls.PRESETS) or f"none, {cls.name} has no presets"
-        raise RequestError(
-            f"{where}.preset: unknown preset {preset!r}{did_you_mean(preset, cls.PRESETS)}; allowed: {allowed}"
-        )
-    fields = {key: value for key, value in mapping.items() if key not in ("solver", "preset")}
-    return build(cls, {**(cls.PRESETS[preset] if preset is not None else {}), **fields}, where)
+    return SOLVERS.parse(mapping, where, "solver")

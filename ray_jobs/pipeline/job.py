@@ -18,9 +18,10 @@ from ipsolve.runs.cells import Grid
 from ipsolve.runs.config import RunConfig
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli, track
-from ray_jobs.pipeline.cluster.allocation import plan_share
+from ray_jobs.pipeline.cluster.allocation import allocate
 from ray_jobs.pipeline.folder import provenance
 from ray_jobs.pipeline.folder.finish import put_in_order, where_things_are
+from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.folder.status import Status, run_to_end
 from ray_jobs.pipeline.folder.tidy import tidy
 from ray_jobs.pipeline.listing import describe_plan
@@ -54,11 +55,11 @@ class Job(ABC):
     def work(self, device: str, num_threads: int) -> Work:
         """Return what every actor is told once, when it starts."""
 
-    def seconds(self, run: RunFolder) -> Mapping[str, float]:
-        """Return what has been measured of the cost of one row, in seconds by cell hash; cells may be absent."""
+    def seconds(self, index: RunIndex) -> Mapping[str, float]:
+        """Return what has been measured of the cost of one image, in seconds by cell hash; cells may be absent."""
         return {}
 
-    def gaps(self, run: RunFolder) -> list[str]:
+    def gaps(self, index: RunIndex) -> list[str]:
         """Return a line for each number that only some rows of a cell have."""
         return []
 
@@ -72,9 +73,10 @@ def dry_run(job: Job) -> int:
     run = RunFolder(job.experiment.config.run_location)
     if run.local:
         _require_writable(run.root)
-    plan = Plan.of(job.experiment, job.seconds(run))
-    share = plan_share(job.experiment.config.compute, plan.num_batches)
-    print(describe_plan(plan, share, job.facts(), job.unit))
+    index = RunIndex(run, job.experiment.all_cells).refresh()
+    plan = Plan.of(job.experiment, index, job.seconds(index))
+    allocation = allocate(job.experiment.config.compute, plan.num_batches)
+    print(describe_plan(plan, allocation, job.facts(), job.unit))
     return cli.COMPLETE
 
 
@@ -83,7 +85,7 @@ def _require_writable(folder: str) -> None:
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        raise RequestError(f"output: cannot write to {folder!r}; allowed: a folder that can be made or written into")
+        raise RequestError("output", f"cannot write to {folder!r}; allowed: a folder that can be made or written into")
 
 
 def run_job(job: Job, retry_failed: bool = False) -> int:
@@ -95,21 +97,22 @@ def run_job(job: Job, retry_failed: bool = False) -> int:
 def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[int, str]:
     experiment, location = job.experiment, job.experiment.config.run_location
     before = provenance.read(run, status.note)
-    status.note(tidy(run, experiment.all_cells, set(experiment.image_ids), retry_failed))
+    index = RunIndex(run, experiment.all_cells)
+    status.note(tidy(index, experiment.all_cells, set(experiment.image_ids), retry_failed))
     status.note([*provenance.changed_images(experiment, before), *lost_with_the_cluster(experiment.config)])
-    plan = Plan.of(experiment, job.seconds(run))
-    share = plan_share(experiment.config.compute, plan.num_batches)
-    lines = describe_plan(plan, share, job.facts(), job.unit)
+    plan = Plan.of(experiment, index, job.seconds(index))
+    allocation = allocate(experiment.config.compute, plan.num_batches)
+    lines = describe_plan(plan, allocation, job.facts(), job.unit)
     print(*(f"note: {note}" for note in status.notes), lines, sep="\n", flush=True)
-    origin = provenance.describe(experiment, str(share), before, plan.num_batches > 0)
+    origin = provenance.describe(experiment, str(allocation), before, plan.num_batches > 0)
     config = yaml.safe_dump(experiment.resolved(), sort_keys=False, allow_unicode=True).encode()
     run.write(run.path("config.yaml"), config, durable=True)
     run.write_json("provenance.json", origin, durable=True)
     if plan.num_batches:
         with Progress(plan, job.unit) as progress:
-            work = job.work(share.device, share.cpus)
+            work = job.work(allocation.device, allocation.cpus)
             try:
-                for report in execute(plan, share, job.loader(), work, config, status.note):
+                for report in execute(plan, allocation, job.loader(), work, config, status.note):
                     progress.update(report)
                     status.note(report["notes"])
                     status.progress(**progress.facts())
@@ -117,11 +120,11 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
                 origin |= {"times": progress.times()}
                 with suppress(OSError):  # a full disk ends the run by its own error, not by this one
                     run.write_json("provenance.json", origin, durable=True)
-    done, failed, missing = outcome_counts(experiment)
+    done, failed, missing = outcome_counts(experiment, index.refresh())
     if missing:
         raise RuntimeError(f"{missing} {job.unit} have neither a result nor a failure")
     run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()}, durable=True)
-    notes = [*put_in_order(run, experiment), *job.gaps(run)]
+    notes = [*put_in_order(index, experiment), *job.gaps(index)]
     table, write_report = job.tabulate(run)
     try:
         write_report()

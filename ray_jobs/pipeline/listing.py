@@ -10,7 +10,7 @@ from ipsolve.operators import NOISES, OPERATORS
 from ipsolve.posterior import PROBLEMS
 from ipsolve.priors import PRIORS
 from ipsolve.solvers import SOLVERS, Solver
-from ray_jobs.pipeline.cluster.allocation import Share
+from ray_jobs.pipeline.cluster.allocation import Allocation
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.progress import clock
 
@@ -31,29 +31,39 @@ def list_registered() -> str:
     lines += [f"  {name:20} {_fields(PROBLEMS[name])}" for name in PROBLEMS]
     lines.append("metrics (metrics)")
     lines += [
-        f"  {name:20} per image, {'higher' if METRICS[name].higher_is_better else 'lower'} is better"
+        f"  {name:20} per image, {'higher' if METRICS[name].higher_is_better else 'lower'} is better  "
+        f"{_fields(METRICS[name])}".rstrip()
         for name in METRICS
     ]
-    lines += [f"  {name:20} over the split, in the features of {SET_METRICS[name].features!r}" for name in SET_METRICS]
+    lines += [
+        f"  {name:20} over the split, in the features of {SET_METRICS[name].features!r}  "
+        f"{_fields(SET_METRICS[name])}".rstrip()
+        for name in SET_METRICS
+    ]
     return "\n".join(lines)
 
 
 def _solver(cls: type[Solver]) -> list[str]:
-    needs = cls.requires
-    operator = "linear, with a known SVD" if needs.spectral else "linear" if needs.linear else "linear or not"
-    prior = {True: "latent", False: "pixel", None: "pixel or latent"}[needs.latent]
-    noise = "none" if needs.noiseless else "with or without"
-    try:
-        cost = cls().cost()
-    except (TypeError, ValueError):  # a field has no default
-        cost = "depends on its required fields"
+    needs = ", ".join(sorted(cls.requires)) or "nothing"
     return [
-        f"  {cls.name:20} {cls.paper}",
-        f"  {'':20} {cls.family}; operator: {operator}; prior: {prior}; noise: {noise}",
-        f"  {'':20} calls per image: {cost}",
+        f"  {cls.name:20} {cls.citation}",
+        f"  {'':20} {cls.family}; requires: {needs}",
+        f"  {'':20} calls per image: {_cost(cls)}",
         f"  {'':20} {_fields(cls)}",
         *([f"  {'':20} presets: {', '.join(cls.PRESETS)}"] if cls.PRESETS else []),
     ]
+
+
+def _cost(cls: type[Solver]) -> str:
+    try:
+        solver = cls()
+    except (TypeError, ValueError):  # a field has no default
+        return "depends on its required fields"
+    kinds = [kind for kind in ("pixel", "latent") if {"pixel", "latent"} - cls.requires >= {"pixel", "latent"} - {kind}]
+    costs = {kind: str(solver.cost(frozenset({kind}))) for kind in kinds}
+    if len(set(costs.values())) == 1:
+        return costs[kinds[0]]
+    return "; ".join(f"{kind} prior: {cost}" for kind, cost in costs.items())
 
 
 def _fields(cls: type) -> str:
@@ -66,7 +76,7 @@ def _fields(cls: type) -> str:
     return " ".join(words)
 
 
-def describe_plan(plan: Plan, share: Share, facts: Iterable[str], unit: str) -> str:
+def describe_plan(plan: Plan, allocation: Allocation, facts: Iterable[str], unit: str) -> str:
     """Return the plan of a run as lines to print before anything starts.
 
     Args:
@@ -77,9 +87,9 @@ def describe_plan(plan: Plan, share: Share, facts: Iterable[str], unit: str) -> 
     lines = [
         f"run      {config.run_location}",
         *facts,
-        f"compute  {share}, batch size {config.compute.batch_size}, {config.compute.precision}",
+        f"compute  {allocation}, batch size {config.compute.batch_size}, {config.compute.precision}",
         f"work     {plan.images_missing} of {plan.images_wanted} {unit} missing, in {plan.num_batches} batches",
-        *_expected(plan, share, unit),
+        *_expected(plan, allocation, unit),
     ]
     for cell in plan.cells:
         n, failed = len(plan.experiment.ids_of(cell)), plan.failed[cell.hash]
@@ -89,9 +99,9 @@ def describe_plan(plan: Plan, share: Share, facts: Iterable[str], unit: str) -> 
     return "\n".join(lines)
 
 
-def _expected(plan: Plan, share: Share, unit: str) -> list[str]:
+def _expected(plan: Plan, allocation: Allocation, unit: str) -> list[str]:
     """Return what is known of the time that the missing work will take, from what this run has measured so far."""
-    seconds, unmeasured = plan.expected_seconds(share.num_actors)
+    seconds, unmeasured = plan.expected_seconds(allocation.num_actors)
     if not plan.images_missing:
         return []
     names = ", ".join(dict.fromkeys(f"{cell.task} / {cell.solver}" for cell in unmeasured))

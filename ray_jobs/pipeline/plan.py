@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ipsolve.runs.cells import Cell, Grid
-from ipsolve.runs.results import RunFolder
-from ray_jobs.pipeline.folder.tidy import done_images
-from ray_jobs.pipeline.stages.dispatch import Missing, Schedule
+from ray_jobs.pipeline.folder.index import RunIndex
+from ray_jobs.pipeline.stages.dispatch import Dispatch, Missing
 
 # Batches of an actor from which on it is given one ahead. Without, it waits a third of a second for each: Ray Data
 # looks every 0.1 s for what has ended, and then for what can begin. With, an actor may hold a batch at the end while
@@ -37,17 +36,19 @@ class Plan:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Grid, seconds: Mapping[str, float] | None = None) -> Plan:
-        """Compare what is asked for with what the files of the run hold."""
+    def of(cls, experiment: Grid, index: RunIndex, seconds: Mapping[str, float] | None = None) -> Plan:
+        """Compare what is asked for with what the files of the run hold, as an index knows them."""
         cells = experiment.all_cells
-        done, failed = done_images(RunFolder(experiment.config.run_location), cells, set(experiment.image_ids))
+        done, failed = index.done(cells, experiment.image_ids)
         missing = {cell.hash: _missing(experiment.ids_of(cell), done[cell.hash] | failed[cell.hash]) for cell in cells}
         n_done, n_failed = ({cell.hash: len(found[cell.hash]) for cell in cells} for found in (done, failed))
         return cls(experiment, cells, n_done, n_failed, missing, seconds or {})
 
-    def schedule(self, num_actors: int = 1) -> Schedule:
+    def dispatch(self, num_actors: int = 1) -> Dispatch:
         """Return the batches in the order in which so many actors should do them."""
-        return Schedule.of(self.missing, self.experiment.batch_size, self.seconds, num_actors)
+        missing = {cell: self.missing[cell.hash] for cell in self.cells}
+        seconds = {cell: self.seconds[cell.hash] for cell in self.cells if cell.hash in self.seconds}
+        return Dispatch.of(missing, self.experiment.batch_size, seconds, num_actors)
 
     @property
     def num_batches(self) -> int:
@@ -81,9 +82,9 @@ def _missing(ids: Sequence[str], finished: set[str]) -> Missing:
     return np.fromiter((index for index, name in enumerate(ids) if name not in finished), np.int64)
 
 
-def outcome_counts(experiment: Grid) -> tuple[int, int, int]:
+def outcome_counts(experiment: Grid, index: RunIndex) -> tuple[int, int, int]:
     """Return how many images (over all cells but the ground truth's) are done, have failed, and are missing."""
     cells = [cell for cell in experiment.all_cells if not cell.is_reference]
-    done, failed = done_images(RunFolder(experiment.config.run_location), cells, set(experiment.image_ids))
+    done, failed = index.done(cells, experiment.image_ids)
     n_done, n_failed = (sum(len(found[cell.hash]) for cell in cells) for found in (done, failed))
     return n_done, n_failed, sum(len(experiment.ids_of(cell)) for cell in cells) - n_done - n_failed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor
 
+from ipsolve.evaluation.batch import Batch, Failure, Outcome
 from ipsolve.evaluation.isolation import Fault, isolate
 from ipsolve.posterior.distances import PosteriorReference
 from ipsolve.posterior.experiment import EXACT, Entry, PosteriorExperiment
@@ -19,19 +18,16 @@ from ipsolve.posterior.problems import PosteriorProblem, ProblemSpec
 from ipsolve.posterior.results import NUM_SHOWN, SAMPLE_SCHEMA
 from ipsolve.posterior.sampling import exact_samples, run_solver
 from ipsolve.runs.cells import Cell
-from ray_jobs.pipeline.folder.batches import Failure, Outcome
 from ray_jobs.pipeline.stages.worker import Loader
 
 
 def loader(experiment: PosteriorExperiment) -> Loader:
-    """Return what makes the input of a batch: the ids of its problems and nothing else, an actor makes the rest."""
-    return partial(_load, {cell.hash: experiment.ids_of(cell) for cell in experiment.all_cells})
+    """Return what makes a batch: the ids of its problems and nothing else, an actor makes the rest."""
+    return partial(_load, {cell.task: experiment.ids_of(cell) for cell in experiment.all_cells})
 
 
-def _load(ids: Mapping[str, Sequence[str]], cell: str, indices: list[int], watch: object = None) -> dict[str, Any]:
-    names = [ids[cell][index] for index in indices]
-    batch = {"cell": cell, "image_ids": names, "errors": [""] * len(names), "shape": [len(names), 0]}
-    return {"batch": json.dumps(batch), "images": b""}
+def _load(ids: Mapping[str, Sequence[str]], cell: Cell, indices: list[int], watch: object = None) -> Batch:
+    return Batch(cell, tuple(ids[cell.task][index] for index in indices))
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,6 @@ class SamplingWork:
     """What every actor of a posterior run is told once, when it starts."""
 
     location: str
-    cells: Mapping[str, Cell]
     problems: Mapping[str, ProblemSpec]
     entries: Mapping[str, Entry]
     samples: int
@@ -55,7 +50,6 @@ class SamplingWork:
         config = experiment.config
         return cls(
             location=config.run_location,
-            cells={cell.hash: cell for cell in experiment.all_cells},
             problems=experiment.problems,
             entries=experiment.entries,
             samples=config.samples,
@@ -68,23 +62,23 @@ class SamplingWork:
 
     def start(self, device: str) -> Sampler:
         """Return what does the work of one process."""
-        return Sampler(self, device)
+        return Sampler(self)
 
 
 class Sampler:
     """The problems and the solvers of a run, in one process."""
 
-    def __init__(self, work: SamplingWork, device: str = "cpu") -> None:
-        self.work, self.device = work, device
+    def __init__(self, work: SamplingWork) -> None:
+        self.work = work
         self._posed: tuple[str, PosteriorProblem, PosteriorReference] | None = None
 
     @torch.no_grad()
-    def evaluate(self, cell: Cell, image_ids: Sequence[str], images: Tensor) -> Outcome:
+    def evaluate(self, batch: Batch) -> Outcome:
         """Sample and measure some problems; a problem with a sample that is not finite is a failure.
 
         Distances of the other samples would flatter a solver that diverges, and those of all do not exist.
         """
-        notes: list[str] = []
+        cell, image_ids, notes = batch.cell, batch.image_ids, list[str]()
         everything = list(range(len(image_ids)))
 
         def measure(rows: list[int]) -> list[dict[str, Any] | Fault]:
@@ -116,7 +110,7 @@ class Sampler:
             "seconds": samples.seconds,
             "num_samples": len(samples.x),
             "num_runs": samples.num_runs,
-            "noise_std": problem.measurement.noise_std,
+            "noise_std": float(problem.posed.problem.noise_std[0]),
             "shown": samples.x[:NUM_SHOWN, :2].flatten().tolist(),
         }
 

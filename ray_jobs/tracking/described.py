@@ -46,12 +46,16 @@ def describe(config: dict[str, Any], provenance: dict[str, Any]) -> Described:
         extent |= {f"num_problems.{name}": str(given["num_problems"]) for name, given in config["problems"].items()}
         shared = {key: config[key] for key in ("samples", "slices", "problem_seed")} | precision
         tasks = {name: flat("problems", family) for name, family in families.items()}
-        sources = {name: (digest([family, config["problem_seed"]]), family, {}) for name, family in families.items()}
+        nothing: dict[str, str] = {}
+        sources = {
+            name: (digest([family, config["problem_seed"]]), family, nothing) for name, family in families.items()
+        }
         return Described("posterior", shared, extent, tasks, sources)
     data = {key: value for key, value in config["data"].items() if key not in EXTENT}
     extent |= {key: str(config["data"].get(key)) for key in EXTENT}
     networks = flat("weights", provenance.get("networks", {}))
-    shared = {**flat("data", data), **flat("prior", config["prior"]), **precision, **networks}
+    samples = {"samples": config["samples"]} if config.get("samples", 1) > 1 else {}  # as in what a cell is
+    shared = {**flat("data", data), **flat("prior", config["prior"]), **precision, **networks, **samples}
     tasks = {name: flat("task", task) for name, task in config["tasks"].items()}
     known = provenance.get("data") or {}
     sources = {str(data.get("source")): (known.get("digest", digest(config["data"])), config["data"], known)}

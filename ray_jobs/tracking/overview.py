@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ipsolve.metrics import METRICS
-from ipsolve.runs.results import RunFolder
+from ipsolve.metrics import METRICS, headline_of
+from ipsolve.runs.results import RunFolder, image_metrics
+from ipsolve.runs.summary import set_metrics
 from ipsolve.solvers import SOLVERS
 
 Row = Mapping[str, str]  # a line of summary.csv
 MAX_NOTE = 7500  # characters of a description; the store of MLflow takes 8,000
-SHOWN = ("psnr", "ssim", "lpips", "fid", "kid", "fd_prior", "consistency", "seconds_per_image")
 
 
 def numbers(row: Row) -> dict[str, float]:
@@ -30,9 +30,9 @@ def infinite(row: Row) -> dict[str, str]:
     return {"infinite": ", ".join(names)} if names else {}
 
 
-def headline_of(config: Mapping[str, Any]) -> str | None:
-    """Return the image metric that a run is read by: the first that it asked for; None where it has no such."""
-    return next((name for name in config.get("metrics", []) if name in METRICS), None)
+def headline_in(config: Mapping[str, Any]) -> str | None:
+    """Return the metric of images that a run is read by; None where it has no such."""
+    return headline_of(config.get("metrics", []), config.get("headline"))
 
 
 def best_of(rows: Sequence[Row], task: str, headline: str) -> Row | None:
@@ -48,7 +48,8 @@ def totals(rows: Sequence[Row], config: Mapping[str, Any]) -> tuple[dict[str, fl
     seconds = [float(row["n"]) * numbers(row).get("seconds_per_image", 0.0) for row in rows]
     if any(seconds):
         metrics["seconds"] = sum(seconds)
-    tags, headline = {}, headline_of(config)
+    tags: dict[str, str] = {}
+    headline = headline_in(config)
     if headline is None:
         return metrics, tags
     tags["headline"] = headline
@@ -115,7 +116,7 @@ def description(run: RunFolder, config: Mapping[str, Any], rows: Sequence[Row]) 
     """Return the description of a run in Markdown: the summary, shortened to baseline and best if it is too long."""
     command = shlex.join(["python", "-m", module_of(config), run.address("config.yaml")])
     ending = f"\n\nAgain, or to go on with it: `{command}`. ± is the half width of a 95% interval over images."
-    headline = headline_of(config)
+    headline = headline_in(config)
     shown = [row for row in rows if headline and _stands_out(row, rows, config, headline)]
     for chosen, remark in ((rows, ""), (shown, "Baseline and best of each task; all are in summary.csv.\n\n")):
         text = f"{remark}{_table(chosen)}{ending}"
@@ -129,7 +130,8 @@ def _stands_out(row: Row, rows: Sequence[Row], config: Mapping[str, Any], headli
 
 
 def _table(rows: Sequence[Row]) -> str:
-    columns = [name for name in SHOWN if any(row.get(name) for row in rows)]
+    every = (*image_metrics(), *set_metrics(), "consistency", "seconds_per_image")
+    columns = [name for name in every if any(row.get(name) for row in rows)]
     titles = ["s/image" if name == "seconds_per_image" else name for name in columns]
     lines = [["task", "solver", "n", "failed", *titles], ["---", "---", *["---:"] * (2 + len(columns))]]
     lines += [[row["task"], row["solver"], row["n"], row["failed"], *(_entry(row, c) for c in columns)] for row in rows]

@@ -124,10 +124,10 @@ class AutoencoderStage(Stage):
 
     @torch.no_grad()
     def evaluate(self, step: int, tracker: Tracker) -> dict[str, float]:
-        vae = self.average.module
+        vae: Any = self.average.module
         learned = step > self.config.autoencoder.decoder_steps
         values = []
-        for x in self.val.split(_EVAL_BATCH):
+        for x in torch.split(self.val, _EVAL_BATCH):
             z = vae.encode(x).latent_dist.mean if learned else self.loss.code(x)
             values.append(psnr(vae.decode(z).sample, x))
         return {"psnr": float(torch.cat(values).mean())}
@@ -136,7 +136,8 @@ class AutoencoderStage(Stage):
         return {"vae": self.vae, "average": self.average, "optimiser": self.optimiser}
 
     def export(self, folder: Path) -> None:
-        self.average.module.save_pretrained(folder)
+        network: Any = self.average.module
+        network.save_pretrained(folder)
 
 
 def to_images(pixels: Tensor) -> Tensor:

@@ -153,15 +153,15 @@ def parse_config(tree: Mapping[str, Any]) -> TrainingConfig:
     sections = {key: build(cls, tree[key], key) for key, cls in _SECTIONS.items() if key in tree}
     config = build(TrainingConfig, {**tree, **sections}, "")
     if len(config.unet.attention) != len(config.unet.channels):
-        raise RequestError("unet.attention: must say true or false once for each of unet.channels")
+        raise RequestError("unet.attention", "must say true or false once for each of unet.channels")
     if config.unet.optimiser == "muon" and not hasattr(torch.optim, "Muon"):
         raise RequestError(
-            f"unet.optimiser: muon needs torch 2.9 or newer, this is {torch.__version__}; allowed: adamw"
+            "unet.optimiser", f"muon needs torch 2.9 or newer, this is {torch.__version__}; allowed: adamw"
         )
     for channels, groups, where in (
         (config.autoencoder.channels, config.autoencoder.norm_groups, "autoencoder"),
         (config.unet.channels, config.unet.norm_groups, "unet"),
     ):
         if any(width % groups for width in channels):
-            raise RequestError(f"{where}.norm_groups: {groups} must divide each of {where}.channels {channels}")
+            raise RequestError(f"{where}.norm_groups", f"{groups} must divide each of {where}.channels {channels}")
     return config

@@ -51,7 +51,8 @@ class DenoisingLoss(nn.Module):
         with autocast(self.config.compute, self.device):
             predicted = unet(z_t, t).sample
         target = self.noisy(noise, t, -z) if self.config.unet.prediction == "v_prediction" else noise
-        return (predicted.float() - target).square().mean((1, 2, 3))
+        errors: Tensor = (predicted.float() - target).square().mean((1, 2, 3))
+        return errors
 
     def forward(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         errors = self.errors(self.unet, z, t, noise)
@@ -158,7 +159,8 @@ class DiffusionStage(Stage):
         return {"unet": self.unet, "average": self.average, **optimisers}
 
     def export(self, folder: Path) -> None:
-        self.average.module.save_pretrained(folder)
+        network: Any = self.average.module
+        network.save_pretrained(folder)
 
 
 @torch.no_grad()
@@ -170,7 +172,9 @@ def held_out_errors(loss: DenoisingLoss, unet: nn.Module, latents: Tensor) -> Te
     count = len(latents)
     times = torch.arange(count, device=latents.device) * len(loss.alphas_cumprod) // count
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5)).to(latents.device)
-    parts = zip(latents.split(_EVAL_BATCH), times.split(_EVAL_BATCH), noise.split(_EVAL_BATCH), strict=True)
+    parts = zip(
+        torch.split(latents, _EVAL_BATCH), torch.split(times, _EVAL_BATCH), torch.split(noise, _EVAL_BATCH), strict=True
+    )
     return torch.cat([loss.errors(unet, z, t, n) for z, t, n in parts])
 
 

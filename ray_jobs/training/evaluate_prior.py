@@ -30,6 +30,7 @@ from ipsolve.priors import LatentPrior, MixturePrior, PixelPrior, Prior, load_pr
 from ipsolve.priors.features import prior_features
 from ipsolve.priors.mixtures.fitted_mixture import DESCRIPTION
 from ipsolve.priors.networks.diffusers_folder import resolve
+from ipsolve.priors.networks.unet import UNetPrior
 from ipsolve.randomness import ImageRng
 from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
@@ -50,20 +51,22 @@ def images_of(spec: str, start: int, count: int, size: int) -> Tensor:
 @torch.no_grad()
 def autoencoder_psnr(prior: LatentPrior, images: Tensor) -> Tensor:
     """Return the PSNR of decode(encode(x)) in dB, (N,)."""
-    return torch.cat([psnr(prior.decode(prior.encode(x)), x) for x in images.split(_BATCH)])
+    return torch.cat([psnr(prior.decode(prior.encode(x)), x) for x in torch.split(images, _BATCH)])
 
 
 @torch.no_grad()
 def epsilon_errors(prior: LatentPrior, images: Tensor, seed: int = 5) -> Tensor:
     """Return the squared error of epsilon of each image, (N,), the n-th of N at time 1000 n / N."""
-    z = torch.cat([prior.encode(x) for x in images.split(_BATCH)])
+    z = torch.cat([prior.encode(x) for x in torch.split(images, _BATCH)])
     times = np.arange(len(z)) * 1000 // len(z)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
     levels = [prior.schedule.level(float(time)) for time in times]
     alpha, sigma = (
         torch.tensor(values).view(-1, 1, 1, 1) for values in zip(*[each[1:] for each in levels], strict=True)
     )
-    parts = zip((alpha * z + sigma * noise).split(_BATCH), torch.from_numpy(times).split(_BATCH), strict=True)
+    parts = zip(
+        torch.split(alpha * z + sigma * noise, _BATCH), torch.split(torch.from_numpy(times), _BATCH), strict=True
+    )
     predicted = torch.cat([prior.unet(z_t, t).sample for z_t, t in parts])
     return (predicted - noise).square().mean((1, 2, 3))
 
@@ -75,7 +78,10 @@ def denoising_psnr(prior: Prior, images: Tensor, ratio: float, seed: int = 5) ->
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     noisy = t.alpha * images + t.sigma * noise
     return torch.cat(
-        [psnr(prior.denoise(x_t, t), x) for x_t, x in zip(noisy.split(_BATCH), images.split(_BATCH), strict=True)]
+        [
+            psnr(prior.denoise(x_t, t), x)
+            for x_t, x in zip(torch.split(noisy, _BATCH), torch.split(images, _BATCH), strict=True)
+        ]
     )
 
 
@@ -91,15 +97,16 @@ def drawn_states(prior: Prior, folder: Path, count: int, steps: int) -> Tensor:
     if isinstance(prior, MixturePrior):
         return prior.sample(ImageRng(torch.arange(count))).float()
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    assert isinstance(prior, UNetPrior)
     states = sample_states(prior.unet, scheduler, count, steps, seed=0)
     return pixel_shuffle(states, prior.patch_size) if isinstance(prior, PixelPrior) else states
 
 
 def fitted(prior: Prior, images: Tensor) -> Gaussian:
     """Return the Gaussian of ``prior_features`` of images."""
-    gaussian = moments(prior_features(prior, x).numpy() for x in images.split(_BATCH))
+    gaussian = moments(prior_features(prior, x).numpy() for x in torch.split(images, _BATCH))
     if gaussian is None:
-        raise RequestError("samples: a Frechet distance needs at least two images")
+        raise RequestError("samples", "a Frechet distance needs at least two images")
     return gaussian
 
 
@@ -133,7 +140,7 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
     note(fd_prior_n=samples, fd_prior_val_to_test=frechet_distance(other, real))
     note(fd_prior_train_to_test=frechet_distance(trained, real))
     states = drawn_states(prior, resolve(path), samples, steps)
-    drawn = torch.cat([prior.decode(z) for z in states.split(_BATCH)]).clamp(-1, 1)
+    drawn = torch.cat([prior.decode(z) for z in torch.split(states, _BATCH)]).clamp(-1, 1)
     sampler = "exact" if isinstance(prior, MixturePrior) else f"DDIM-{steps}, eta 0"
     note(sampler=sampler, sample_std=float(states.std()), held_out_std=float(prior.encode(val).std()))
     note(fd_prior_samples_to_test=frechet_distance(fitted(features, drawn), real))
@@ -160,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, least in (("samples", 2), ("steps", 1), ("held_out", 2)):
             if getattr(words, name) < least:
                 key = name.replace("_", "-")
-                raise RequestError(f"--{key}: must be at least {least} (got {getattr(words, name)})")
+                raise RequestError(f"--{key}", f"must be at least {least} (got {getattr(words, name)})")
         require_local(words.out, "--out")
         evaluate_prior(words.path, words.samples, words.steps, words.held_out, Path(words.out))
         return cli.COMPLETE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -49,7 +50,7 @@ def export_autoencoder(trained: Path, images: Path, folder: Path) -> Path:
     return save_half(vae, folder)
 
 
-def save_half(network: torch.nn.Module, folder: Path) -> Path:
+def save_half(network: Any, folder: Path) -> Path:
     """Write a network as fp16 safetensors; the folder appears when it is complete."""
     unfinished = folder.with_name(f"{folder.name}.partial")
     network.half().save_pretrained(unfinished)
@@ -68,7 +69,9 @@ def export_unet(trained: Path, prior: Path, spec: UNet) -> None:
 def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """Return posterior means, (B, C, h, w) float32 on the CPU, of uint8 images (B, H, W, 3)."""
     device = vae.device
-    return torch.cat([vae.encode(to_images(x).to(device)).latent_dist.mean.float().cpu() for x in pixels.split(_BATCH)])
+    return torch.cat(
+        [vae.encode(to_images(x).to(device)).latent_dist.mean.float().cpu() for x in torch.split(pixels, _BATCH)]
+    )
 
 
 def encode_shards(vae: Path | None, images: Path, folder: Path, gpus_per_task: float = 0) -> Path:

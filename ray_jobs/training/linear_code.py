@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +98,7 @@ def _set_identity(conv: nn.Conv2d, count: int) -> None:
         conv.weight[channel, channel, 0, 0] = 1
 
 
-def _set_signed_pairs(encoder: nn.Module, count: int) -> None:
+def _set_signed_pairs(encoder: Any, count: int) -> None:
     """Route code channel j as (+z_j, -z_j) through the last norm and SiLU, and subtract the pair in conv_out."""
     split = encoder.down_blocks[2].resnets[0].conv_shortcut
     norm = encoder.conv_norm_out

@@ -24,11 +24,14 @@ def learning_rate_factor(step: int, total: int, warmup: int, constant_share: flo
     return rise * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(phase, 1.0))))
 
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """Return the exponential moving average of ``model``; its decay grows as (1 + n) / (10 + n) at first."""
 
     @torch.no_grad()
-    def blend(averages: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
+    def blend(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
         n = int(count)
         weight = 1 - min(decay, (1 + n) / (10 + n))
         for average, current in zip(averages, weights, strict=True):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from ipsolve.conventions import to_uint8
@@ -13,14 +15,14 @@ from ipsolve.conventions import to_uint8
 
 @torch.no_grad()
 def sample_states(
-    unet: nn.Module, scheduler: DDIMScheduler, count: int, steps: int, seed: int, batch_size: int = 64
+    unet: Any, scheduler: DDIMScheduler, count: int, steps: int, seed: int, batch_size: int = 64
 ) -> Tensor:
     """Return ``count`` samples, (count, C, h, w), by deterministic DDIM (Song et al. 2021, arXiv 2010.02502)."""
     device = next(unet.parameters()).device
     shape = (count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     start = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     samples = []
-    for z in start.to(device).split(batch_size):
+    for z in torch.split(start.to(device), batch_size):
         scheduler.set_timesteps(steps)
         for time in scheduler.timesteps:
             z = scheduler.step(unet(z, time).sample, time, z, eta=0.0).prev_sample

@@ -89,5 +89,5 @@ def render_source(spec: str, count: int, size: int, shard_size: int, cache: Path
         for failure in failures:
             print(f"not used: {failure}", flush=True)
     if len(Shards(folder)) == 0:
-        raise RequestError(f"data: none of the {count} images of {spec} can be read")
+        raise RequestError("data", f"none of the {count} images of {spec} can be read")
     return folder

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ipsolve.metrics import FEATURES, SET_METRICS, Weights, features
+from ipsolve.metrics import FEATURES, SET_METRICS, features
 from ipsolve.requests.errors import RequestError
 
 
@@ -59,13 +59,13 @@ def test_absent_inception_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest
 
 def test_code_from_a_file_is_not_run_unless_its_digest_matches(inception: tuple[Path, str], images: Tensor) -> None:
     path, digest = inception
-    unknown = FEATURES["inception"](Weights(inception=str(path)))
+    unknown = FEATURES["inception"](path=str(path))
     reason = unknown.unavailable()
     assert reason is not None
     assert digest in reason
     with pytest.raises(RequestError, match="SHA-256"):
         unknown.extract(images)
-    assert FEATURES["inception"](Weights(inception=str(path), inception_sha256=digest)).unavailable() is None
+    assert FEATURES["inception"](path=str(path), sha256=digest).unavailable() is None
 
 
 def test_inception_features_are_those_of_clean_fid(inception: tuple[Path, str], images: Tensor) -> None:
@@ -74,7 +74,7 @@ def test_inception_features_are_those_of_clean_fid(inception: tuple[Path, str], 
     from cleanfid.resize import build_resizer
 
     path, digest = inception
-    found = FEATURES["inception"](Weights(inception=str(path), inception_sha256=digest)).extract(images)
+    found = FEATURES["inception"](path=str(path), sha256=digest).extract(images)
     path.rename(path.with_name("inception-2015-12-05.pt"))
     model = InceptionV3W(str(path.parent), download=False)
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

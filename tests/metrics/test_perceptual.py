@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 
-from ipsolve.metrics import METRICS, Weights, perceptual
+from ipsolve.metrics import METRICS, perceptual
 from ipsolve.requests.errors import RequestError
 
 
@@ -47,7 +47,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_absent_weights_are_named_with_the_command_that_gets_them(hub: Path, net: str) -> None:
-    reason = METRICS["lpips"](Weights(lpips_net=net)).unavailable()
+    reason = METRICS["lpips"](net=net).unavailable()
     file = perceptual.TRUNKS[net]
     assert reason is not None
     assert f"curl -fL --create-dirs -o {hub}/{file.name} https://download.pytorch.org/models/{file.name}" in reason
@@ -71,7 +71,7 @@ def test_a_file_with_another_digest_is_refused(hub: Path) -> None:
 
 def test_a_path_that_does_not_exist_is_a_request_error(hub: Path) -> None:
     with pytest.raises(RequestError, match=r"weights\.lpips: no file at 'nowhere\.pth'"):
-        METRICS["lpips"](Weights(lpips="nowhere.pth")).unavailable()
+        METRICS["lpips"](path="nowhere.pth").unavailable()
 
 
 def test_lpips_equals_the_package_reading_the_same_file(trunk: Path) -> None:

@@ -60,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for argument, belongs in kinds.items():
         if argument in metafunc.fixturenames:
             cases = CASES if argument == "invertible_spec" else CASES + UNCERTAIN_RANK
-            pairs = [(parse_task(case)[0], describe(case)) for case in cases]
+            pairs = [(parse_task(case).operator, describe(case)) for case in cases]
             chosen = [(spec, label) for spec, label in pairs if belongs(spec)]
             metafunc.parametrize(argument, [spec for spec, _ in chosen], ids=[label for _, label in chosen])
 

@@ -25,7 +25,7 @@ IDS = ["a", "b"]
 
 
 def draw(task: dict[str, object], x: Tensor) -> Operator:
-    return parse_task(task)[0].draw(tuple(x.shape[1:]), image_rng(0, IDS, "operator"), x.dtype)
+    return parse_task(task).operator.draw(tuple(x.shape[1:]), image_rng(0, IDS, "operator"), x.dtype)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_random_inpainting_drops_exactly_its_share(x: Tensor, rate: float) -> No
 
 
 def test_random_inpainting_draws_its_share_from_a_range() -> None:
-    spec, _ = parse_task({"operator": "random_inpainting"})
+    spec = parse_task({"operator": "random_inpainting"}).operator
     ids = [str(i) for i in range(200)]
     operator = spec.draw((3, 64, 64), image_rng(0, ids, "operator"), torch.float64)
     share = 1 - operator.num_measurements(200) / (3 * 64 * 64)
@@ -127,7 +127,7 @@ def test_box_inpainting_removes_the_middle(x: Tensor) -> None:
 
 
 def test_random_boxes_keep_their_margin() -> None:
-    spec, _ = parse_task({"operator": "box_inpainting", "position": "random", "box": 8, "margin": 3})
+    spec = parse_task({"operator": "box_inpainting", "position": "random", "box": 8, "margin": 3}).operator
     ids = [str(i) for i in range(300)]
     operator = spec.draw((3, 16, 20), image_rng(0, ids, "operator"), torch.float64)
     missing = operator.forward(torch.ones(300, 3, 16, 20, dtype=torch.float64))[:, 0] == 0
@@ -144,7 +144,9 @@ def test_jpeg_is_what_pillow_writes(quality: int) -> None:
     Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling=0)
     expected = np.asarray(Image.open(file)).astype(int)
     x = from_uint8(torch.from_numpy(picture)).permute(2, 0, 1)[None].double()
-    y = parse_task({"operator": "jpeg", "quality": quality})[0].draw((3, 128, 128), image_rng(0, ["a"], "operator"))
+    y = parse_task({"operator": "jpeg", "quality": quality}).operator.draw(
+        (3, 128, 128), image_rng(0, ["a"], "operator")
+    )
     found = to_uint8(y.forward(x.float()))[0].permute(1, 2, 0).numpy().astype(int)
     assert np.abs(found - expected).mean() <= 1.2  # of 255: Pillow rounds to bytes in YCbCr and again in RGB
 

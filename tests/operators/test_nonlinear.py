@@ -37,7 +37,7 @@ def test_shapes_are_as_announced(nonlinear_spec: OperatorSpec, draw: Draw, ids: 
 
 
 def test_phase_retrieval_is_the_fourier_modulus(draw: Draw, ids: list[str], x: Tensor) -> None:
-    y = draw(parse_task({"operator": "phase_retrieval"})[0], ids).forward(x)
+    y = draw(parse_task({"operator": "phase_retrieval"}).operator, ids).forward(x)
     assert y.shape[2:] == (16 * 3 // 2, 24 * 3 // 2)
     expected = np.abs(
         np.fft.fft2(x.numpy(), s=y.shape[2:], norm="ortho")
@@ -46,7 +46,7 @@ def test_phase_retrieval_is_the_fourier_modulus(draw: Draw, ids: list[str], x: T
 
 
 def test_phase_retrieval_cannot_see_sign_shift_or_turn(draw: Draw, ids: list[str], x: Tensor) -> None:
-    operator = draw(parse_task({"operator": "phase_retrieval", "oversample": 2.0})[0], ids)
+    operator = draw(parse_task({"operator": "phase_retrieval", "oversample": 2.0}).operator, ids)
     island = torch.nn.functional.pad(x[..., 4:12, 6:18], (6, 6, 4, 4))
     y = operator.forward(island)
     for twin in (-island, island.roll((3, -5), dims=(-2, -1)), island.flip(-1, -2)):
@@ -55,7 +55,7 @@ def test_phase_retrieval_cannot_see_sign_shift_or_turn(draw: Draw, ids: list[str
 
 
 def test_saturation_clips_and_passes_gradients_inside(draw: Draw, ids: list[str], x: Tensor) -> None:
-    operator = draw(parse_task({"operator": "hdr"})[0], ids)
+    operator = draw(parse_task({"operator": "hdr"}).operator, ids)
     x.requires_grad_()
     y = operator.forward(x)
     y.sum().backward()
@@ -67,7 +67,7 @@ def test_saturation_clips_and_passes_gradients_inside(draw: Draw, ids: list[str]
 
 
 def test_jpeg_at_full_quality_is_nearly_the_identity(draw: Draw, ids: list[str], x: Tensor) -> None:
-    operator = draw(parse_task({"operator": "jpeg", "quality": 100})[0], ids)
+    operator = draw(parse_task({"operator": "jpeg", "quality": 100}).operator, ids)
     error = (operator.forward(x) - x).square().mean().sqrt() * 127.5
     assert 0 < error < 1  # of 255; coefficients are rounded to integers
 
@@ -75,7 +75,7 @@ def test_jpeg_at_full_quality_is_nearly_the_identity(draw: Draw, ids: list[str],
 def test_jpeg_keeps_what_it_wrote_and_loses_more_at_lower_quality(draw: Draw, ids: list[str], x: Tensor) -> None:
     errors = []
     for quality in (95, 75, 50, 10):
-        operator = draw(parse_task({"operator": "jpeg", "quality": quality})[0], ids)
+        operator = draw(parse_task({"operator": "jpeg", "quality": quality}).operator, ids)
         y = operator.forward(x)
         torch.testing.assert_close(operator.forward(y), y, rtol=0, atol=1e-9)
         errors.append(float((y - x).square().mean()))
@@ -84,7 +84,7 @@ def test_jpeg_keeps_what_it_wrote_and_loses_more_at_lower_quality(draw: Draw, id
 
 def test_jpeg_passes_gradients_straight_through(draw: Draw, ids: list[str], x: Tensor) -> None:
     """The Jacobian is that of the chain without rounding, the identity."""
-    operator = draw(parse_task({"operator": "jpeg", "quality": 5})[0], ids)
+    operator = draw(parse_task({"operator": "jpeg", "quality": 5}).operator, ids)
     weights = x.flip(-1)
     x.requires_grad_()
     (weights * operator.forward(x)).sum().backward()

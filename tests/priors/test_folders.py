@@ -20,6 +20,7 @@ from ipsolve.priors import (
     prior_summary,
     scaled_linear,
 )
+from ipsolve.priors.base import COUNTED
 from ipsolve.priors.networks.latent import nearest_code
 from tests.priors.conftest import BUILTIN, WEIGHTS, edit, small_kl, small_unet, small_vq
 
@@ -105,8 +106,10 @@ def test_memory_layout_does_not_change_values(portraits_float64: LatentPrior) ->
 def test_calls_are_metered(portraits: LatentPrior) -> None:
     metered = MeteredPrior(portraits, 2)
     z = torch.randn(2, 8, 16, 16, requires_grad=True)
-    metered.decode(metered.denoise(z, portraits.schedule.level(9))).sum().backward()
-    assert {name: count.tolist() for name, count in metered.counts.items()} == {n: [1, 1] for n in metered.COUNTED}
+    x = metered.decode(metered.denoise(z, portraits.schedule.level(9)))
+    x.sum().backward()
+    metered.encode(x.detach())
+    assert {name: count.tolist() for name, count in metered.counts.items()} == {name: [1, 1] for name in COUNTED}
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])

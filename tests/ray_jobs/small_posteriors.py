@@ -11,12 +11,9 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import Operator
 from ipsolve.posterior.config import PosteriorConfig
 from ipsolve.posterior.experiment import Entry, PosteriorExperiment, Sampling
-from ipsolve.priors import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
+from ipsolve.problem import Problem, Solution
 from ipsolve.requests.validation import build
 from ipsolve.runs.results import RunFolder
 from ipsolve.solvers import Solver
@@ -25,6 +22,7 @@ from ray_jobs.pipeline.folder.tidy import tidy
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.posterior_evaluator import SamplingWork, loader
 from ray_jobs.pipeline.stages.worker import Worker
+from tests.ray_jobs.small_runs import index_of
 
 
 def mapping(output: Path, **changes: Any) -> dict[str, Any]:
@@ -58,10 +56,11 @@ def experiment(output: Path, own: dict[str, Solver] | None = None, **changes: An
 
 def do(trial: PosteriorExperiment) -> Plan:
     """Do the missing work of an experiment in this process; return what was planned."""
-    tidy(RunFolder(trial.config.run_location), trial.all_cells, set(trial.image_ids))
-    plan = Plan.of(trial)
+    index = index_of(trial)
+    tidy(index, trial.all_cells, set(trial.image_ids))
+    plan = Plan.of(trial, index)
     worker, load = Worker(SamplingWork.of(trial)), loader(trial)
-    for cell, indices in plan.schedule().batches():
+    for cell, indices in plan.dispatch().batches():
         worker.process(load(cell, indices))
     return plan
 
@@ -79,11 +78,9 @@ class Diverges(Solver):
     """Answers with noise, and with NaN in about one run of three."""
 
     name: ClassVar[str] = "diverges"
-    paper: ClassVar[str] = "none"
-    family: ClassVar[str] = "test"
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        x = rng.normal(*prior.image_shape, dtype=torch.float64)
+    def solve(self, problem: Problem) -> Tensor:
+        x = problem.noise()
         return torch.where(x[:, :1] < -0.4, torch.nan, x)
 
 
@@ -92,15 +89,26 @@ class Counts(ParticleSolver):
     """Particle p of any run is p everywhere, with the weights that are given."""
 
     name: ClassVar[str] = "counts"
-    paper: ClassVar[str] = "none"
-    family: ClassVar[str] = "test"
     num_particles: int = 4
     weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
 
-    def particles(
-        self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng
-    ) -> tuple[Tensor, Tensor]:
+    def solve(self, problem: Problem) -> Solution:
         numbers = torch.arange(self.num_particles, dtype=torch.float64)
-        x = numbers[:, None].expand(rng.batch_size, -1, prior.image_shape[0])
+        x = numbers[:, None].expand(problem.batch_size, -1, problem.prior.image_shape[0])
         weights = torch.tensor(self.weights, dtype=torch.float64)
-        return x, (weights / weights.sum()).log().expand(rng.batch_size, -1)
+        return Solution(x, (weights / weights.sum()).log().expand(problem.batch_size, -1))
+
+
+@dataclass(frozen=True)
+class Triples(Solver):
+    """Sample s of any run is s everywhere; not a particle method, and without weights."""
+
+    name: ClassVar[str] = "triples"
+
+    @property
+    def num_samples(self) -> int:
+        return 3
+
+    def solve(self, problem: Problem) -> Solution:
+        numbers = torch.arange(self.num_samples, dtype=torch.float64)
+        return Solution(numbers[:, None].expand(problem.batch_size, -1, problem.prior.image_shape[0]))

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 
 from ipsolve.requests.validation import build
+from ipsolve.runs.cells import Grid
 from ipsolve.runs.config import Config
 from ipsolve.runs.experiment import Experiment
 from ipsolve.runs.results import RunFolder
 from ipsolve.solvers import Solver
-from ray_jobs.pipeline.folder.tidy import tidy
+from ray_jobs.pipeline.folder.index import RunIndex
+from ray_jobs.pipeline.folder.tidy import COMPACT_BYTES, tidy
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.stages.reading import load
 from ray_jobs.pipeline.stages.worker import Worker
@@ -46,14 +48,24 @@ def experiment(output: Path | str, faulty: dict[str, Solver] | None = None, **ch
     return dataclasses.replace(checked, solvers={**checked.solvers, **(faulty or {})})
 
 
+def index_of(trial: Grid) -> RunIndex:
+    """Return the index of the files of an experiment as they are now."""
+    return RunIndex(RunFolder(trial.config.run_location), trial.all_cells).refresh()
+
+
+def compact(run: RunFolder) -> None:
+    """Gather the small files of a run into few."""
+    RunIndex(run).refresh().compact(COMPACT_BYTES)
+
+
 def do(trial: Experiment, batches: int | None = None) -> Plan:
     """Do the missing work of an experiment (or some batches of it) in this process; return what was planned."""
-    run = RunFolder(trial.config.run_location)
-    tidy(run, [trial.reference_cell, *trial.cells], set(trial.image_ids))
-    plan = Plan.of(trial)
+    index = index_of(trial)
+    tidy(index, trial.all_cells, set(trial.image_ids))
+    plan = Plan.of(trial, index)
     if plan.num_batches:
         worker = Worker(Workload.of(trial))
-        for cell, indices in plan.schedule().batches(0, batches):
+        for cell, indices in plan.dispatch().batches(0, batches):
             worker.process(load(trial.source, cell, indices, trial.image_size))
     return plan
 

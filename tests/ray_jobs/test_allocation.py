@@ -16,7 +16,7 @@ from ipsolve.runs.config import Compute
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.evaluate import main as evaluate
-from ray_jobs.pipeline.cluster.allocation import fitting, plan_share, share_out
+from ray_jobs.pipeline.cluster.allocation import allocate, fitting, over_nodes
 from tests.ray_jobs.small_runs import mapping
 
 pytestmark = pytest.mark.xdist_group("ray, too")
@@ -44,7 +44,7 @@ HEAD = {"CPU": 4.0}
 def test_actors_are_counted_by_node(
     gpus: float, nodes: list[tuple[int, dict[str, float]]], compute: dict[str, Any], expected: tuple[int, int]
 ) -> None:
-    share = share_out(Compute(**compute), gpus, nodes, "some nodes")
+    share = over_nodes(Compute(**compute), gpus, nodes, "some nodes")
     assert (share.num_actors, share.cpus) == expected
     assert (share.gpus, share.device) == (gpus, "cuda" if gpus else "cpu")
 
@@ -56,7 +56,7 @@ def test_shares_that_are_not_exact_in_binary_fill_a_gpu() -> None:
 
 def refused(**compute: Any) -> str:
     with pytest.raises(RequestError) as caught:
-        plan_share(Compute(**compute), 1)
+        allocate(Compute(**compute), 1)
     return str(caught.value)
 
 
@@ -65,7 +65,7 @@ def test_what_this_machine_does_not_have_is_refused(monkeypatch: pytest.MonkeyPa
     assert refused(cpus_per_actor=100_000).startswith("compute.cpus_per_actor: 100000 asked for, and this machine has ")
     assert refused(gpus_per_actor=99).startswith("compute.gpus_per_actor: 99 asked for, and this machine has ")
     assert refused(accelerator_type="L4").startswith("compute.accelerator_type: is a choice among the nodes")
-    assert plan_share(Compute(num_actors=7), 3).num_actors == 3  # an actor without a batch loads its prior for nothing
+    assert allocate(Compute(num_actors=7), 3).num_actors == 3  # an actor without a batch loads its prior for nothing
 
 
 @pytest.fixture(scope="module")

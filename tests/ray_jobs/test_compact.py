@@ -19,7 +19,7 @@ from ray_jobs.evaluate import Evaluation
 from ray_jobs.pipeline.folder.batches import Storage, merge_files
 from ray_jobs.pipeline.folder.finish import put_in_order
 from ray_jobs.report import main as report
-from tests.ray_jobs.small_runs import close, do, experiment, rows
+from tests.ray_jobs.small_runs import close, do, experiment, index_of, rows
 
 
 def finished(folder: Path) -> tuple[Experiment, RunFolder]:
@@ -78,10 +78,10 @@ def test_files_from_before_a_metric_was_registered_stay_with_their_cell(tmp_path
     new = run.results(["image_id", "solver", "ssim"]).to_pylist()
     assert {row["ssim"] is None for row in new} == {True, False}
     assert len(run.pick(["image_id", "ssim"], trial.image_ids[:2], "results")) == 4
-    assert any("ssim: " in line and "lack it" in line for line in Evaluation(trial).gaps(run))
+    assert any("ssim: " in line and "lack it" in line for line in Evaluation(trial).gaps(index_of(trial)))
     before = rows(trial)
     assert do(trial).images_missing == 0  # a metric is not part of a cell
-    assert put_in_order(run, trial) == []
+    assert put_in_order(index_of(trial), trial) == []
     assert len(run.files("results")) == 2
     assert rows(trial) == before
     assert sorted(run.results(["image_id", "solver", "ssim"]).to_pylist(), key=str) == sorted(new, key=str)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from benchmarks.faults.solvers import BrokenDevice, NotANumber, OutOfMemory, Raises
 from ipsolve.conventions import from_uint8
-from ipsolve.evaluation.evaluator import Evaluator, Outcome
+from ipsolve.evaluation.batch import Outcome
 from ipsolve.evaluation.isolation import Fault, isolate
 from ipsolve.metrics import METRICS
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.experiment import Experiment
-from ipsolve.runs.results import COUNTS, REFERENCE_SCHEMA, RESULT_SCHEMA, RunFolder
+from ipsolve.runs.results import COUNTS, RunFolder, reference_schema, result_schema
+from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.folder.tidy import tidy
 from ray_jobs.pipeline.stages import worker as worker_module
 from ray_jobs.pipeline.stages.reading import load
@@ -36,8 +36,7 @@ SOLVERS = {
 
 def evaluate(trial: Experiment, solver: str, indices: list[int]) -> Outcome:
     cell = next(cell for cell in trial.cells if cell.solver == solver)
-    images = np.stack([trial.source.load(index, trial.image_size) for index in indices])
-    return Evaluator(Workload.of(trial)).evaluate(cell, trial.source.image_ids(indices), torch.from_numpy(images))
+    return Workload.of(trial).start("cpu").evaluate(load(trial.source, cell, indices, trial.image_size))
 
 
 def numbers(*outcomes: Outcome) -> dict[str, list[float]]:
@@ -68,21 +67,19 @@ def test_all_solvers_see_the_same_measurement(tmp_path: Path) -> None:
 
 def test_another_seed_is_another_measurement(tmp_path: Path) -> None:
     trial = experiment(tmp_path, seed=[0, 1])
-    images = torch.from_numpy(trial.source.load(0, trial.image_size))[None]
-    evaluator = Evaluator(Workload.of(trial))
-    rows = [evaluator.evaluate(cell, ["a"], images).rows for cell in trial.cells if cell.solver == "pinv"]
+    started = Workload.of(trial).start("cpu")
+    batches = [load(trial.source, cell, [0], trial.image_size) for cell in trial.cells if cell.solver == "pinv"]
+    rows = [started.evaluate(batch).rows for batch in batches]
     assert [row["seed"].to_pylist() for row in rows] == [[0], [1]]
     assert rows[0]["measurement"] != rows[1]["measurement"]
 
 
 def test_rows_and_references_follow_the_schema(tmp_path: Path) -> None:
     trial = experiment(tmp_path)
-    evaluator = Evaluator(Workload.of(trial))
-    images = torch.from_numpy(trial.source.load(0, trial.image_size))[None]
-    reference = evaluator.evaluate(trial.reference_cell, ["a"], images)
-    assert reference.rows.schema == REFERENCE_SCHEMA
+    reference = load(trial.source, trial.reference_cell, [0], trial.image_size)
+    assert Workload.of(trial).start("cpu").evaluate(reference).rows.schema == reference_schema()
     row = evaluate(trial, "ddnm", [0]).rows
-    assert row.schema == RESULT_SCHEMA
+    assert row.schema == result_schema()
     assert row["denoiser_calls"].to_pylist() == [4]
     assert row["seconds"][0].as_py() > 0
 
@@ -151,7 +148,7 @@ def test_a_batch_is_done_once_whatever_died(tmp_path: Path) -> None:
     trial = experiment(tmp_path)
     worker = Worker(Workload.of(trial))
     cell = trial.cells[0]
-    batch = load(trial.source, cell.hash, [0, 1, 2], trial.image_size)
+    batch = load(trial.source, cell, [0, 1, 2], trial.image_size)
     report = worker.process(batch)
     assert report.pop("seconds") >= 0
     assert report == {"cell": cell.hash, "done": 3, "failed": 0, "notes": []}
@@ -159,7 +156,7 @@ def test_a_batch_is_done_once_whatever_died(tmp_path: Path) -> None:
     first = run.results(["image_id", "seconds"])
     assert worker.process(batch)["done"] == 3
     assert run.results(["image_id", "seconds"]) == first
-    tidy(run, [trial.reference_cell, *trial.cells], set(trial.image_ids))
+    tidy(RunIndex(run, trial.all_cells), trial.all_cells, set(trial.image_ids))
     assert run.files("attempts", suffix="") == []
 
 
@@ -170,7 +167,7 @@ def test_a_batch_that_killed_its_process_is_repeated_image_by_image(tmp_path: Pa
     worker.storage.begin(cell, ids)  # what a death leaves behind: an attempt that never ended
     for _ in range(MAX_DEATHS):
         worker.storage.begin(cell, ids[1:2])
-    report = worker.process(load(trial.source, cell.hash, [0, 1, 2], trial.image_size))
+    report = worker.process(load(trial.source, cell, [0, 1, 2], trial.image_size))
     assert (report["done"], report["failed"]) == (2, 1)
     run = RunFolder(trial.config.run_location)
     failure = run.failures().to_pylist()
@@ -185,7 +182,7 @@ def test_a_broken_device_ends_the_process_and_its_reason_is_recorded(tmp_path: P
     trial = experiment(tmp_path, {"faulty": BrokenDevice()}, compute={"batch_size": 5})
     folder = trial.config.run_location
     cell = next(cell for cell in trial.cells if cell.solver == "faulty")
-    batch = load(trial.source, cell.hash, list(range(5)), trial.image_size)
+    batch = load(trial.source, cell, list(range(5)), trial.image_size)
     processes = multiprocessing.get_context("fork")  # a real death each time
     deaths = 0
     while True:  # as Ray does: another process, the same batch
@@ -233,7 +230,7 @@ def test_an_unreadable_image_costs_itself_only(tmp_path: Path) -> None:
     (folder / "bad.png").write_bytes(b"this is a text")
     trial = experiment(tmp_path, data={"source": str(folder)})
     worker, cell = Worker(Workload.of(trial)), trial.cells[0]
-    report = worker.process(load(trial.source, cell.hash, [0, 1], trial.image_size))
+    report = worker.process(load(trial.source, cell, [0, 1], trial.image_size))
     assert (report["done"], report["failed"]) == (1, 1)
     failures = RunFolder(trial.config.run_location).failures().to_pylist()
     assert [(row["image_id"], row["stage"]) for row in failures] == [("bad.png", "read")]
@@ -251,4 +248,4 @@ def test_an_actor_that_does_not_see_the_folder_of_the_run_says_so(
     with pytest.raises(RuntimeError, match="does not see"):
         Worker(Workload.of(trial), b"name: small")
     run.write(run.path("config.yaml"), b"name: small")
-    assert Worker(Workload.of(trial), b"name: small").cells
+    assert Worker(Workload.of(trial), b"name: small").notes == []

@@ -9,32 +9,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ipsolve.evaluation.batch import Failure
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.pipeline.folder import provenance
-from ray_jobs.pipeline.folder.batches import Failure, Storage
+from ray_jobs.pipeline.folder.batches import Storage
+from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.folder.status import run_to_end
-from ray_jobs.pipeline.folder.tidy import compact, tidy
+from ray_jobs.pipeline.folder.tidy import tidy
 from ray_jobs.pipeline.plan import Plan
-from tests.ray_jobs.small_runs import close, do, experiment, mapping, rows
+from tests.ray_jobs.small_runs import close, compact, do, experiment, index_of, mapping, rows
 
 
 def test_batches_of_the_cells_are_interleaved(tmp_path: Path) -> None:
     trial = experiment(tmp_path)
-    plan = Plan.of(trial)
-    reference, pinv, ddnm = trial.reference_cell.hash, *(cell.hash for cell in trial.cells)
-    assert list(plan.schedule().batches()) == [
-        *((name, [0, 1]) for name in (reference, pinv, ddnm)),
-        *((name, [2, 3]) for name in (reference, pinv, ddnm)),
-        *((name, [4]) for name in (reference, pinv, ddnm)),
+    plan = Plan.of(trial, index_of(trial))
+    reference, (pinv, ddnm) = trial.reference_cell, trial.cells
+    assert list(plan.dispatch().batches()) == [
+        *((cell, [0, 1]) for cell in (reference, pinv, ddnm)),
+        *((cell, [2, 3]) for cell in (reference, pinv, ddnm)),
+        *((cell, [4]) for cell in (reference, pinv, ddnm)),
     ]
 
 
 def test_the_rows_of_the_source_are_bounded(tmp_path: Path) -> None:
     trial = experiment(tmp_path, data={"source": "portraits:test", "limit": 3000}, compute={"batch_size": 1})
-    plan = Plan.of(trial)
-    assert plan.num_batches == len(plan.schedule()) == 9000
-    chunks = plan.schedule().chunks(1024)
+    plan = Plan.of(trial, index_of(trial))
+    assert plan.num_batches == len(plan.dispatch()) == 9000
+    chunks = plan.dispatch().chunks(1024)
     assert len(chunks) <= 1024
     assert [k for start, stop in chunks for k in range(start, stop)] == list(range(9000))
 
@@ -137,7 +139,7 @@ def test_a_plan_is_made_of_what_can_be_read(tmp_path: Path) -> None:
     cell = trial.cells[0].hash
     for name in (f"failures/{cell}-1.parquet", f"superseded/x/y/z/{cell}-2.parquet", "superseded/stray.parquet"):
         run.write(run.path(name), b"PAR1")
-    assert Plan.of(trial).images_missing == 0  # as --dry-run, which changes nothing
+    assert Plan.of(trial, index_of(trial)).images_missing == 0  # as --dry-run, which changes nothing
     assert len(run.files("superseded")) == 2
     assert do(trial).images_missing == 0
     assert rows(trial)
@@ -163,7 +165,7 @@ def test_failures_are_kept_and_tried_again_on_request_only(tmp_path: Path) -> No
     assert plan.failed[cell.hash] == 1
     assert plan.images_missing == 14
     assert (len(rows(trial)), len(storage.run.failures())) == (9, 1)
-    tidy(storage.run, plan.cells, set(trial.image_ids), retry_failed=True)
+    tidy(RunIndex(storage.run, plan.cells), plan.cells, set(trial.image_ids), retry_failed=True)
     assert do(trial).images_missing == 1
     assert (len(rows(trial)), len(storage.run.failures())) == (10, 0)
 

@@ -87,4 +87,4 @@ def test_everything_registered_is_listed() -> None:
 
     first_words = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
     assert first_words >= {*OPERATORS, *NOISES, *PRIORS, *SOLVERS, *METRICS, *SET_METRICS}
-    assert all(SOLVERS[name].paper in done.stdout for name in SOLVERS)
+    assert all(str(SOLVERS[name].citation) in done.stdout for name in SOLVERS)

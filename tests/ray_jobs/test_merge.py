@@ -23,9 +23,14 @@ from ray_jobs.pipeline.folder import provenance
 from ray_jobs.pipeline.folder.batches import Failure, Storage, merge_files
 from ray_jobs.pipeline.folder.merge import join_configs
 from ray_jobs.pipeline.plan import Plan
-from tests.ray_jobs.small_runs import close, do, experiment, mapping, rows
+from tests.ray_jobs.small_runs import close, do, experiment, index_of, mapping, rows
 
 PINV, DDNM = {"pinv": {"solver": "pseudo_inverse"}}, {"ddnm": {"solver": "ddnm", "num_steps": 4}}
+
+
+def missing(trial: Experiment) -> int:
+    """Return how many images an experiment still has to do."""
+    return Plan.of(trial, index_of(trial)).images_missing
 
 
 def part(folder: Path, **changes: Any) -> RunFolder:
@@ -62,7 +67,7 @@ def test_what_two_clusters_share_becomes_the_run_of_one(tmp_path: Path, way: str
     alone = experiment(tmp_path / "alone", seed=[0, 1] if way == "seeds" else 0)
     do(alone)
     assert rows(both) == close(rows(alone))
-    assert Plan.of(both).images_missing == 0
+    assert missing(both) == 0
     run = RunFolder(both.config.run_location)
     assert sorted(run.references()["image_id"].to_pylist()) == sorted(alone.image_ids)
     assert run.exists("report.html")
@@ -74,9 +79,9 @@ def test_what_two_clusters_share_becomes_the_run_of_one(tmp_path: Path, way: str
 def test_what_nobody_has_done_is_missing_and_merging_again_adds_it(tmp_path: Path) -> None:
     first = part(tmp_path / "a", data={"source": "portraits:test", "limit": 2})
     second = part(tmp_path / "b", data={"source": "portraits:test", "offset": 4, "limit": 1})
-    assert Plan.of(joined(tmp_path, first, second)).images_missing == 3 * 2
+    assert missing(joined(tmp_path, first, second)) == 3 * 2
     third = part(tmp_path / "c", data={"source": "portraits:test", "offset": 2, "limit": 2})
-    assert Plan.of(joined(tmp_path, first, second, third)).images_missing == 0
+    assert missing(joined(tmp_path, first, second, third)) == 0
 
 
 def test_what_was_missing_is_done_in_the_joined_run_and_merging_goes_on(tmp_path: Path) -> None:
@@ -209,7 +214,7 @@ def test_a_torn_file_is_left_out_and_its_rows_come_from_the_other_run(
     out = capsys.readouterr().out
     assert f"note: torn file {torn} was left out" in out
     assert "; 1 torn files were left out" in out
-    assert (Plan.of(both).images_missing == 0) == both_have_it
+    assert (missing(both) == 0) == both_have_it
     target = RunFolder(both.config.run_location)
     assert target.exists("report.html")
     assert target.files("superseded") == []

@@ -25,13 +25,12 @@ from ray_jobs import cli, evaluate, merge, report, track
 from ray_jobs import compact as compacting
 from ray_jobs.pipeline.folder import provenance
 from ray_jobs.pipeline.folder.batches import merge_files
-from ray_jobs.pipeline.folder.tidy import compact
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.stages.reading import load
 from ray_jobs.pipeline.stages.worker import Worker
 from ray_jobs.pipeline.stages.workload import Workload
 from tests.object_store import BUCKET, SECRET, ObjectStore, object_store, refusing
-from tests.ray_jobs.small_runs import Rows, close, do, experiment, mapping
+from tests.ray_jobs.small_runs import Rows, close, compact, do, experiment, index_of, mapping
 
 pytestmark = pytest.mark.xdist_group("ray, too")
 
@@ -132,7 +131,7 @@ def test_runs_are_joined_in_the_store_wherever_they_are(
     assert keys >= {"config.yaml", "provenance.json", "status.json", "summary.csv", "report.html"}
     both = Experiment.of(load_config(place))
     assert both.config.run_location == into
-    assert Plan.of(both).images_missing == 0
+    assert Plan.of(both, index_of(both)).images_missing == 0
     alone = experiment(tmp_path / "alone", seed=[0, 1])
     do(alone)
     assert rows(both) == close(rows(alone))
@@ -191,8 +190,8 @@ def test_files_that_cannot_be_deleted_are_twice_until_they_are_put_right(
 
 def test_a_batch_costs_a_question_and_two_objects(store: ObjectStore) -> None:
     trial = experiment("s3://bucket/requests")
-    plan, worker = Plan.of(trial), Worker(Workload.of(trial))
-    for cell, indices in plan.schedule().batches():
+    plan, worker = Plan.of(trial, index_of(trial)), Worker(Workload.of(trial))
+    for cell, indices in plan.dispatch().batches():
         before = len(store.requests())
         worker.process(load(trial.source, cell, indices, trial.image_size))
         asked = Counter(line.split()[0] for line in store.requests()[before:])
@@ -206,7 +205,7 @@ def test_a_batch_costs_a_question_and_two_objects(store: ObjectStore) -> None:
 
 def test_a_batch_that_comes_again_is_taken_over(store: ObjectStore) -> None:
     trial = experiment("s3://bucket/again")
-    batch = load(trial.source, trial.cells[0].hash, [0, 1, 2], trial.image_size)
+    batch = load(trial.source, trial.cells[0], [0, 1, 2], trial.image_size)
     assert Worker(Workload.of(trial)).process(batch)["done"] == 3
     first = run_of(trial).results(["image_id", "seconds"])
     assert Worker(Workload.of(trial)).process(batch)["done"] == 3

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -17,7 +18,7 @@ from ipsolve.posterior.results import LEVELS, SAMPLE_METRICS
 from ipsolve.posterior.sampling import run_solver
 from ipsolve.runs.results import RunFolder
 from ipsolve.runs.statistics import mean_interval
-from tests.ray_jobs.small_posteriors import Counts, Diverges, do, experiment, mapping, rows
+from tests.ray_jobs.small_posteriors import Counts, Diverges, Triples, do, experiment, mapping, rows
 
 DETERMINED = [*SAMPLE_METRICS, "denoiser_calls", "num_samples", "num_runs", "noise_std"]
 
@@ -112,10 +113,26 @@ def test_all_particles_are_kept_as_their_weights_say(tmp_path: Path) -> None:
     assert even.x[:8, 0].sort().values.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     uneven = run_solver(problem, Entry(Counts(weights=(2.0, 0.0, 0.0, 2.0)), Sampling(keep="all")), 8, 0, 8)
     assert sorted(uneven.x[:, 0].tolist()) == [0, 0, 0, 0, 3, 3, 3, 3]
+    plain = run_solver(problem, Entry(Triples(), Sampling(keep="all")), 7, seed=0, batch_size=6)
+    assert (plain.num_runs, plain.x[:, 0].tolist()) == (3, [0, 1, 2, 0, 1, 2, 0])  # no weights: as they are returned
     one = run_solver(problem, Entry(Counts(), Sampling()), 400, seed=0, batch_size=1000)
     assert one.num_runs == 400
     shares = torch.bincount(one.x[:, 0].long()) / 400
     assert shares.tolist() == pytest.approx([0.25] * 4, abs=0.08)
+
+
+def test_a_run_whose_rows_have_no_encoder_calls_yet_is_gone_on_with(tmp_path: Path) -> None:
+    trial = experiment(tmp_path)
+    do(trial)
+    for path in RunFolder(trial.config.run_location).files("results"):
+        table = pq.ParquetFile(path).read()
+        pq.write_table(table.drop_columns(["encoder_calls"]), path)
+    extended = experiment(tmp_path, solvers={**mapping(Path())["solvers"], "more": {"solver": "ddnm", "num_steps": 5}})
+    assert do(extended).images_missing == 5
+    summary = open_run(write_config(extended)).summary.set_index("solver")
+    assert summary.loc[["ddnm", "cloud"], "encoder_calls_per_run"].isna().all()
+    assert (summary.loc[["more"], "encoder_calls_per_run"] == 0).all()
+    assert (summary.loc[["ddnm"], "denoiser_calls_per_run"] == 4).all()
 
 
 def test_the_tables_say_what_the_rows_say(tmp_path: Path) -> None:
@@ -131,6 +148,7 @@ def test_the_tables_say_what_the_rows_say(tmp_path: Path) -> None:
         pytest.approx(expected.half_width),
     )
     assert line["denoiser_calls_per_run"] == 4 * 4
+    assert (line["decoder_calls_per_run"], line["encoder_calls_per_run"]) == (0, 0)
     base = rows(trial).loc[("d4_m2", "ddnm"), "sliced_wasserstein_1"]
     told = view.comparisons.set_index(["task", "solver", "metric"]).loc["d4_m2", "smc_4", "sliced_wasserstein_1"]
     assert told["difference"] == pytest.approx((own - base).mean())

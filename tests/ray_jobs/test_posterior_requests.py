@@ -28,7 +28,10 @@ REQUESTS = {
         "solvers.ddnm.solver=ddnmm",
         "solvers.ddnm.solver: unknown solver 'ddnmm' (did you mean 'ddnm'?)",
     ),
-    "keep": ("solvers.ddnm.keep=all", "solvers.ddnm.keep: all is for particle solvers, ddnm has no particles"),
+    "keep": (
+        "solvers.ddnm.keep=all",
+        "solvers.ddnm.keep: all is for solvers that return several samples, ddnm returns",
+    ),
     "keep what": ("solvers.smc_4.keep=most", "solvers.smc_4.keep: must be 'one' or 'all' (got 'most')"),
     "no such set": ("solvers.ddnm.problems=[d4_m3]", "solvers.ddnm.problems: no problems 'd4_m3' (did you mean 'd4_m"),
     "latent only": (

@@ -23,10 +23,9 @@ from ray_jobs.evaluate import Evaluation
 from ray_jobs.evaluate import main as evaluate
 from ray_jobs.merge import main as merge
 from ray_jobs.pipeline.folder import provenance
-from ray_jobs.pipeline.folder.tidy import compact
 from ray_jobs.pipeline.job import lost_with_the_cluster
 from tests.metrics.test_features import inception as inception  # a fixture
-from tests.ray_jobs.small_runs import ROOT, do, experiment, mapping
+from tests.ray_jobs.small_runs import ROOT, compact, do, experiment, index_of, mapping
 from tests.ray_jobs.test_track import finish
 
 PINV, DDNM = {"pinv": {"solver": "pseudo_inverse"}}, {"ddnm": {"solver": "ddnm", "num_steps": 4}}
@@ -92,22 +91,22 @@ def test_rows_without_a_metric_that_others_have_are_counted(tmp_path: Path, ince
     assert "fid" in before.missing_metrics
     run = RunFolder(before.config.run_location)
     do(before)
-    assert Evaluation(before).gaps(run) == []  # that nothing has it is said by the plan
+    assert Evaluation(before).gaps(index_of(before)) == []  # that nothing has it is said by the plan
 
     weights = {"inception_sha256": sha256, "inception": str(path)}
     after = experiment(tmp_path, **wanted, data=stretch(5), weights=weights)
     assert after.missing_metrics == {}
     assert do(after).missing[after.cells[0].hash].tolist() == [2, 3, 4]
     for _ in range(2):
-        (line,) = Evaluation(after).gaps(run)
+        (line,) = Evaluation(after).gaps(index_of(after))
         assert line.startswith("fid, kid: 2 of 5 rows of sr4 / pinv / seed 0 lack it")
         assert "\n" not in line
         compact(run)
-    assert len(Evaluation(before).gaps(run)) == 1  # taken up again where the weights are absent
+    assert len(Evaluation(before).gaps(index_of(before))) == 1  # taken up again where the weights are absent
 
     whole = experiment(tmp_path, **wanted, name="another", data=stretch(5), weights=weights)
     do(whole)
-    assert Evaluation(whole).gaps(RunFolder(whole.config.run_location)) == []
+    assert Evaluation(whole).gaps(index_of(whole)) == []
 
 
 def stretch(limit: int) -> dict[str, Any]:
@@ -117,8 +116,7 @@ def stretch(limit: int) -> dict[str, Any]:
 def test_a_metric_that_was_not_asked_for_is_counted_for_each_cell(tmp_path: Path) -> None:
     do(experiment(tmp_path, metrics=["psnr"]))
     more = experiment(tmp_path, metrics=["psnr", "ssim"])
-    run = RunFolder(more.config.run_location)
-    assert [line.split(" lack")[0] for line in Evaluation(more).gaps(run)] == [
+    assert [line.split(" lack")[0] for line in Evaluation(more).gaps(index_of(more))] == [
         f"ssim: 5 of 5 rows of sr4 / {solver} / seed 0" for solver in ("pinv", "ddnm")
     ]
 
@@ -188,17 +186,17 @@ def test_the_expected_time_is_that_of_the_setting_and_torn_files_do_not_count(
     pinv, ddnm = (cell.hash for cell in trial.cells)
     table = pd.read_parquet(run.path("results")).astype({"solver": str})
     known = table.groupby("solver")["seconds"].mean()
-    assert Evaluation(trial).seconds(run) == pytest.approx({pinv: known["pinv"], ddnm: known["ddnm"]})
+    assert Evaluation(trial).seconds(index_of(trial)) == pytest.approx({pinv: known["pinv"], ddnm: known["ddnm"]})
 
     changed = experiment(tmp_path, solvers={**PINV, "ddnm": {"solver": "ddnm", "num_steps": 400}})
-    assert Evaluation(changed).seconds(run) == pytest.approx({pinv: known["pinv"]})
+    assert Evaluation(changed).seconds(index_of(changed)) == pytest.approx({pinv: known["pinv"]})
     do(experiment(tmp_path, solvers=PINV))  # sets the rows of ddnm aside
-    assert Evaluation(trial).seconds(run) == pytest.approx({pinv: known["pinv"], ddnm: known["ddnm"]})
+    assert Evaluation(trial).seconds(index_of(trial)) == pytest.approx({pinv: known["pinv"], ddnm: known["ddnm"]})
 
     torn, *whole = map(Path, run.files("results"))
     torn.write_bytes(torn.read_bytes()[:200])
     left = pd.concat(pd.read_parquet(path, columns=["seconds"], partitioning=None) for path in whole)
-    assert Evaluation(changed).seconds(run) == pytest.approx({pinv: left["seconds"].mean()})
+    assert Evaluation(changed).seconds(index_of(changed)) == pytest.approx({pinv: left["seconds"].mean()})
     config = tmp_path / "x.yaml"
     config.write_text(yaml.safe_dump(mapping(tmp_path, data=stretch(6))))
     assert evaluate([str(config), "--dry-run", "solvers.ddnm.num_steps=400"]) == cli.COMPLETE

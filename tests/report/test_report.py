@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ipsolve.conventions import UNITS
-from ipsolve.report import RunView, build_report, console_table, markdown, open_run
+from ipsolve.report import RunView, build_report, console_table, document_table, markdown, open_run
 from ipsolve.report.strips import choose, strips
 from ipsolve.report.tables import headline, number, published_lines, shown_columns, task_lines
 from ipsolve.report.view import Published
@@ -131,11 +131,30 @@ def test_strips_are_chosen_by_rule_and_are_the_same_for_all_solvers(view: RunVie
         assert all(picture.source for picture in strip.pictures[:2])
 
 
+def test_of_several_samples_the_first_is_shown_and_all_are_in_the_means(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", images=4, size=32, tasks=("sr4",), samples=3)
+    assert (
+        "4 images of <code>portraits:test</code>, 3 samples of each image."
+        in Path(build_report(str(folder))).read_text()
+    )
+    view = open_run(str(folder))
+    rows = view.rows[view.rows["solver"] == "resample"].set_index(["image_id", "sample"])["psnr"]
+    assert len(rows) == 4 * 3
+    summary = view.summary.set_index("solver").loc["resample"]
+    assert (summary["n"], summary["psnr"]) == (4, pytest.approx(rows.mean()))
+    first = rows.xs(0, level="sample")
+    for strip in strips(view, "sr4"):
+        shown = next(picture for picture in strip.pictures if picture.name == "resample")
+        assert shown.figure == f"{first[strip.image_id]:.2f} dB"
+    assert {strip.rank: strip.image_id for strip in strips(view, "sr4")}["best"] == first.idxmax()
+
+
 def test_median_of_a_ranking() -> None:
     rows = pd.DataFrame({"image_id": list("abcde"), "psnr": [3.0, 5.0, 1.0, float("nan"), 2.0]})
-    assert choose(rows) == {"best": "b", "median": "e", "worst": "c"}
-    assert choose(rows[:1]) == {"only": "a"}
-    assert choose(rows[:0]) == {}
+    assert choose(rows, "psnr") == {"best": "b", "median": "e", "worst": "c"}
+    assert choose(rows[:1], "psnr") == {"only": "a"}
+    assert choose(rows[:0], "psnr") == {}
+    assert choose(rows.rename(columns={"psnr": "lpips"}), "lpips") == {"best": "c", "median": "a", "worst": "b"}
 
 
 def test_published_figures_stand_beside_measured_ones(view: RunView, page: str) -> None:
@@ -146,6 +165,38 @@ def test_published_figures_stand_beside_measured_ones(view: RunView, page: str) 
     assert (told, own, difference) == ("28.93", number(measured, 2), number(measured - 28.93, 2, True))
     assert lines["motion_blur", "resample"][0][1] == "–"  # not part of this run
     assert "Kuang" in page
+
+
+def with_lpips(row: dict[str, object]) -> dict[str, object]:
+    return {**row, "lpips": 1 - float(str(row["psnr"])) / 100}  # where PSNR is largest it is smallest
+
+
+@pytest.mark.parametrize("metric", ["ssim", "lpips"])
+def test_a_run_is_read_by_the_metric_that_it_names(tmp_path: Path, metric: str) -> None:
+    folder = write_run(tmp_path / "run", images=4, size=32, edit=with_lpips, headline=metric)
+    page, view = Path(build_report(str(folder))).read_text(), open_run(str(folder))
+    best = {"ssim": "idxmax", "lpips": "idxmin"}[metric]
+    for task in view.tasks:
+        found, own = headline(view, task), view.summary[view.summary["task"] == task].set_index("solver")
+        assert found is not None
+        assert found.best == getattr(own[metric], best)()
+        assert found.figure == f"{own[metric][found.best]:.4f} ± {own[f'{metric}_ci95'][found.best]:.4f} over 4 images"
+        ranks = {strip.rank: strip.image_id for strip in strips(view, task)}
+        rows = view.rows[(view.rows["task"] == task) & (view.rows["solver"] == "resample")].set_index("image_id")
+        assert ranks["best"] == getattr(rows[metric], best)()
+    up = {"ssim": "Up is better", "lpips": "Down is better"}[metric]
+    for words in (f"best {metric.upper()}, ", f"median and worst {metric.upper()}", up, f">{metric.upper()}<"):
+        assert words in page
+    assert "PSNR [dB]" not in page  # no axis of the figures of cost
+    assert f"Best {metric.upper()}: " in markdown(view)
+    assert document_table(view).startswith(f"{metric.upper()}, means over 4 images")
+
+
+def test_a_run_without_a_metric_of_images_has_a_page(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", images=2, size=32, metrics=["fd_prior"])
+    assert "best PSNR" not in Path(build_report(str(folder))).read_text()
+    with pytest.raises(RequestError, match=r"^metrics: run asks for no metric of images"):
+        document_table(open_run(str(folder)))
 
 
 @pytest.mark.parametrize("name", ["kuang2026_ffhq", "kuang2026_celebahq"])

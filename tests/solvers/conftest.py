@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from ipsolve.operators import Operator, parse_task
+from ipsolve.operators import parse_task
 from ipsolve.priors import Prior, scaled_linear
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
-from ipsolve.problem import Measurement, measure
+from ipsolve.problem import Posed, pose
 
 SHAPE = (3, 8, 8)
 LATENT = (12, 4, 4)
@@ -49,12 +49,16 @@ def latent_prior() -> Prior:
     return ShuffledPrior(mixture())
 
 
-def problem(
-    task: dict[str, object], batch: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0
-) -> tuple[Tensor, Operator, Measurement, list[str]]:
-    """Return truth, drawn operator, measurement and image ids of a batch of prior samples."""
-    ids = [f"image{i}" for i in range(batch)]
+IDS = [f"image{i}" for i in range(3)]
+
+
+def truth(batch: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(7)
-    x = (0.4 * torch.randn(batch, *SHAPE, generator=generator, dtype=torch.float64)).to(dtype)
-    operator, measurement = measure(*parse_task(task), x, seed, ids)
-    return x, operator, measurement, ids
+    return (0.4 * torch.randn(batch, *SHAPE, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def posed(
+    task: dict[str, object], prior: Prior, batch: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> Posed:
+    """Return the problem of a batch of images, image0, image1, ..., with its truth."""
+    return pose(parse_task(task), truth(batch, dtype), prior, seed, [f"image{i}" for i in range(batch)])

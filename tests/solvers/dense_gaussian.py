@@ -13,7 +13,7 @@ from ipsolve.operators.matrix import Matrix
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import Edm, FlowMatching, Level, Schedule, linear
-from ipsolve.problem import Measurement
+from ipsolve.problem import Problem
 from ipsolve.randomness import ImageRng, image_rng
 
 SCHEDULES: dict[str, Schedule] = {"vp": linear(), "ve": Edm(), "flow": FlowMatching()}
@@ -54,8 +54,9 @@ class DenseGaussian:
         return Matrix(self.a[None])
 
     @property
-    def measurement(self) -> Measurement:
-        return Measurement(self.y, self.noise_std)
+    def problem(self) -> Problem:
+        """What a solver is given, at the start of its streams."""
+        return Problem(self.y, torch.full_like(self.y[:, 0], self.noise_std), self.operator, self.prior, self.rng())
 
     def rng(self) -> ImageRng:
         return image_rng(0, [f"image{i}" for i in range(len(self.y))], "solver")

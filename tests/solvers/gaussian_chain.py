@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ipsolve.operators import SpectralOperator
 from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import Level
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import Edm, Schedule, linear
-from ipsolve.problem import Measurement
+from ipsolve.problem import Problem, Solution
 from ipsolve.randomness import ImageRng, image_rng
 from ipsolve.solvers.steps.filtering import FilteringSolver, Observation
 
@@ -44,9 +43,10 @@ def runs(count: int) -> ImageRng:
     return image_rng(0, [f"run{i}" for i in range(count)], "solver")
 
 
-def measurements(count: int, noise_std: float) -> Measurement:
+def problem(count: int, noise_std: float, schedule: Schedule = SCHEDULES["vp"]) -> Problem:
     """Return the problem of this module, posed ``count`` times."""
-    return Measurement(Y.expand(count, -1), noise_std)
+    y = Y.expand(count, -1)
+    return Problem(y, torch.full_like(y[:, 0], noise_std), operator(), prior(schedule), runs(count))
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,13 @@ class OnePath(FilteringSolver):
     eta: float
 
     @classmethod
-    def of(cls, solver: FilteringSolver, measurement: Measurement, levels: list[Level]) -> OnePath:
-        path = list(solver.observations(measurement, operator(), levels, runs(1).child("path")))
+    def of(cls, solver: FilteringSolver, noise_std: float, levels: list[Level]) -> OnePath:
+        path = list(solver.observations(problem(1, noise_std), levels, runs(1).child("path")))
         return cls(path, solver.num_steps, solver.num_particles, solver.eta)
 
-    def observations(
-        self, measurement: Measurement, operator: SpectralOperator, levels: list[Level], rng: ImageRng
-    ) -> Iterator[Observation]:
+    def observations(self, problem: Problem, levels: list[Level], rng: ImageRng) -> Iterator[Observation]:
         for observed in self.path:
-            yield Observation(observed.value.expand(rng.batch_size, -1), observed.variance, observed.seen)
+            yield Observation(observed.value.expand(problem.batch_size, -1), observed.variance, observed.seen)
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,15 @@ def exact(levels: list[Level], eta: float, observe: Callable[[int, Belief], Beli
     return belief
 
 
-def moments(x: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+def weights(cloud: Solution) -> Tensor:
+    """Return the weights of the particles of each run, (B, P), as a particle method states them: normalised."""
+    assert cloud.log_weights is not None
+    return cloud.log_weights.exp()
+
+
+def moments(cloud: Solution) -> tuple[Tensor, Tensor]:
     """Return weighted mean and second moments of each run, (B, d) and (B, d, d)."""
-    w = log_weights.exp()
+    w, x = weights(cloud), cloud.x
     return torch.einsum("bp,bpi->bi", w, x), torch.einsum("bp,bpi,bpj->bij", w, x, x)
 
 
@@ -112,18 +116,18 @@ def z_scores(estimates: Tensor, truth: Tensor) -> Tensor:
     return (estimates.mean(0) - truth) / (estimates.std(0) / math.sqrt(len(estimates)))
 
 
-def assert_samples(x: Tensor, log_weights: Tensor, law: Belief, limit: float = 4.5) -> None:
+def assert_samples(cloud: Solution, law: Belief, limit: float = 4.5) -> None:
     """Assert that runs of weighted particles have the law's mean and second moments, to Monte Carlo error."""
-    first, second = moments(x, log_weights)
+    first, second = moments(cloud)
     assert z_scores(first, law.mean).abs().max() < limit
     assert z_scores(second, law.covariance + torch.outer(law.mean, law.mean)).abs().max() < limit
 
 
-def assert_posterior(x: Tensor, log_weights: Tensor, law: Belief, mean: float, covariance: float) -> None:
+def assert_posterior(cloud: Solution, law: Belief, mean: float, covariance: float) -> None:
     """Assert that all runs together have the law's mean and covariance, within the given distances."""
-    torch.testing.assert_close(moments(x, log_weights)[0].mean(0), law.mean, rtol=0, atol=mean)
-    centred = x - law.mean
-    spread = torch.einsum("bp,bpi,bpj->ij", log_weights.exp(), centred, centred) / len(x)
+    torch.testing.assert_close(moments(cloud)[0].mean(0), law.mean, rtol=0, atol=mean)
+    centred = cloud.x - law.mean
+    spread = torch.einsum("bp,bpi,bpj->ij", weights(cloud), centred, centred) / len(centred)
     torch.testing.assert_close(spread, law.covariance, rtol=0, atol=covariance)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ipsolve.evaluation.sampling import draw
 from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import Level, Prior, linear
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import Edm, Schedule
-from ipsolve.problem import Measurement
+from ipsolve.problem import Problem
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import Solver
 
@@ -28,20 +29,24 @@ IDS = [f"image{i}" for i in range(BATCH)]
 class GaussianProblem:
     """x_0 ~ N(mean, covariance), y = A x_0 + noise_std n, with one A (M, D) for each of the BATCH problems."""
 
-    prior: MixturePrior
+    problem: Problem
     mean: Tensor
     covariance: Tensor
     a: Tensor
-    measurement: Measurement
 
     @property
     def y(self) -> Tensor:
-        return self.measurement.y
+        return self.problem.y
+
+    @property
+    def noise_std(self) -> float:
+        return float(self.problem.noise_std[0])
 
     def solve(self, solver: Solver, prior: Prior | None = None) -> Tensor:
         """Return x_hat, (BATCH, D); ``prior`` None is the one of the problem."""
+        problem = replace(self.problem, prior=prior or self.problem.prior, rng=image_rng(0, IDS, "solver"))
         with torch.no_grad():
-            return solver.solve(self.measurement, Matrix(self.a), prior or self.prior, image_rng(0, IDS, "solver"))
+            return draw(solver, problem)[:, 0]
 
     def denoise(self, x_t: Tensor, t: Level) -> Tensor:
         """E[x_0 | x_t] by the regression formula."""
@@ -54,9 +59,8 @@ class GaussianProblem:
 
     def posterior(self, x_t: Tensor | None = None, t: Level | None = None) -> tuple[Tensor, Tensor]:
         """Mean and covariance of x_0 given y, and given x_t too, by adding precisions."""
-        sigma_y = self.measurement.noise_std
-        precision = torch.linalg.inv(self.covariance) + self.a.mT @ self.a / sigma_y**2
-        shift = torch.linalg.solve(self.covariance, self.mean) + mv(self.a.mT, self.y) / sigma_y**2
+        precision = torch.linalg.inv(self.covariance) + self.a.mT @ self.a / self.noise_std**2
+        shift = torch.linalg.solve(self.covariance, self.mean) + mv(self.a.mT, self.y) / self.noise_std**2
         if x_t is not None and t is not None:
             precision = precision + (t.alpha / t.sigma) ** 2 * torch.eye(D, dtype=torch.float64)
             shift = shift + t.alpha / t.sigma**2 * x_t
@@ -91,7 +95,8 @@ def gaussian_problem(schedule: str, *, std: float | None = 0.7, noise_std: float
     x = mixture.sample(image_rng(0, IDS, "truth"))
     y = mv(a, x) + noise_std * normal(BATCH, M)
     prior = MixturePrior(mixture, (D,), SCHEDULES[schedule])
-    return GaussianProblem(prior, mean, covariance, a, Measurement(y, noise_std))
+    problem = Problem(y, torch.full_like(y[:, 0], noise_std), Matrix(a), prior, image_rng(0, IDS, "solver"))
+    return GaussianProblem(problem, mean, covariance, a)
 
 
 @dataclass(frozen=True)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import torch
 
-from ipsolve.operators import LinearOperator
 from ipsolve.priors import Prior
-from ipsolve.randomness import image_rng
 from ipsolve.solvers import parse_solver
 from ipsolve.solvers.classical.tv import differences, differences_adjoint, total_variation, tv_prox
 
-from .conftest import problem
+from .conftest import posed
 
 
 def test_exact_pseudo_inverse_fits_the_measurement(pixel_prior: Prior) -> None:
-    _, operator, measurement, ids = problem({"operator": "super_resolution", "factor": 2, "noise_std": 0.05})
+    problem = posed({"operator": "super_resolution", "factor": 2, "noise_std": 0.05}, pixel_prior).problem
     solver = parse_solver({"solver": "pseudo_inverse", "signal_std": None})
-    x_hat = solver.solve(measurement, operator, pixel_prior, image_rng(0, ids, "solver"))
-    torch.testing.assert_close(operator.forward(x_hat), measurement.y)
+    x_hat = solver.solve(problem)
+    assert problem.residual(x_hat).abs().max() < 1e-7
 
 
 def test_damped_pseudo_inverse_shrinks_a_denoising_problem_by_the_wiener_gain(pixel_prior: Prior) -> None:
-    _, operator, measurement, ids = problem({"operator": "denoising", "noise_std": 0.2})
+    problem = posed({"operator": "denoising", "noise_std": 0.2}, pixel_prior).problem
     solver = parse_solver({"solver": "pseudo_inverse", "signal_std": 0.5})
-    x_hat = solver.solve(measurement, operator, pixel_prior, image_rng(0, ids, "solver"))
-    torch.testing.assert_close(x_hat, measurement.y * 0.25 / (0.25 + 0.04))
+    x_hat = solver.solve(problem)
+    torch.testing.assert_close(x_hat, problem.y * 0.25 / (0.25 + 0.04))
 
 
 def test_differences_and_their_adjoint() -> None:
@@ -53,18 +51,17 @@ def test_tv_prox_has_no_duality_gap() -> None:
 
 def test_admm_reaches_the_minimum_of_its_objective(pixel_prior: Prior) -> None:
     """No small move lowers ||A x - y||^2 / 2 + lambda TV(x), and the answer does not depend on the penalty."""
-    _, operator, measurement, ids = problem({"operator": "super_resolution", "factor": 2, "noise_std": 0.05}, batch=1)
-    assert isinstance(operator, LinearOperator)
+    problem = posed({"operator": "super_resolution", "factor": 2, "noise_std": 0.05}, pixel_prior, batch=1).problem
     weight = 0.02
 
     def solve(penalty: float) -> torch.Tensor:
         solver = parse_solver(
             {"solver": "tv", "tv_weight": weight, "penalty": penalty, "num_steps": 300, "inner_steps": 10}
         )
-        return solver.solve(measurement, operator, pixel_prior, image_rng(0, ids, "solver"))
+        return solver.solve(problem)
 
     def objective(x: torch.Tensor) -> torch.Tensor:
-        return 0.5 * (operator.forward(x) - measurement.y).square().flatten(1).sum(1) + weight * total_variation(x)
+        return 0.5 * problem.residual(x).square().flatten(1).sum(1) + weight * total_variation(x)
 
     x_hat = solve(0.1)
     torch.testing.assert_close(objective(solve(0.3)), objective(x_hat), rtol=1e-4, atol=0)
@@ -75,8 +72,8 @@ def test_admm_reaches_the_minimum_of_its_objective(pixel_prior: Prior) -> None:
 
 
 def test_a_heavy_weight_leaves_the_mean_colour(pixel_prior: Prior) -> None:
-    _, operator, measurement, ids = problem({"operator": "denoising", "noise_std": 0.1}, batch=1)
+    problem = posed({"operator": "denoising", "noise_std": 0.1}, pixel_prior, batch=1).problem
     solver = parse_solver({"solver": "tv", "tv_weight": 50.0, "penalty": 1.0, "num_steps": 100, "inner_steps": 20})
-    x_hat = solver.solve(measurement, operator, pixel_prior, image_rng(0, ids, "solver"))
-    mean = measurement.y.mean((2, 3), keepdim=True)
+    x_hat = solver.solve(problem)
+    mean = problem.y.mean((2, 3), keepdim=True)
     torch.testing.assert_close(x_hat, mean.expand_as(x_hat), rtol=0, atol=1e-3)

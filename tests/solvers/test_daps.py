@@ -12,13 +12,11 @@ from torch import Tensor
 
 from ipsolve.operators import parse_task
 from ipsolve.priors import Prior
-from ipsolve.randomness import image_rng
 from ipsolve.requests.errors import RequestError
 from ipsolve.solvers.base import parse_solver
 from ipsolve.solvers.decoupled.daps import DAPS
-from ipsolve.solvers.steps.likelihood import Likelihood
 
-from .conftest import problem
+from .conftest import posed
 from .dense_gaussian import DenseGaussian, Opaque, dense_gaussian
 
 
@@ -59,7 +57,7 @@ def test_one_run_by_hand(schedule: str, momentum: float, lr: float) -> None:
     grids = {"num_steps": 3, "sigma_max": 10.0, "ode_steps": 3, "ode_sigma_min": 0.02}
     chain = {"langevin_steps": 4, "tau": 0.3, "momentum": momentum, "lr": lr, "lr_min_ratio": 0.2}
     solver = parse_solver({"solver": "daps", **grids, **chain})
-    x_hat = solver.solve(p.measurement, p.operator, p.prior, p.rng())
+    x_hat = solver.solve(p.problem)
     expected = by_hand(p, nodes(10.0, 0.1, 3), momentum, lr, largest=1.0)
     torch.testing.assert_close(x_hat, expected, rtol=1e-9, atol=1e-9)
 
@@ -68,7 +66,7 @@ def test_the_two_readings_of_tau_differ_by_the_root_of_two() -> None:
     p = dense_gaussian()
     official = DAPS(num_steps=3, langevin_steps=5, tau=0.3 * math.sqrt(2), likelihood="official")
     gaussian = DAPS(num_steps=3, langevin_steps=5, tau=0.3, likelihood="gaussian")
-    outputs = [s.solve(p.measurement, p.operator, p.prior, p.rng()) for s in (official, gaussian)]
+    outputs = [s.solve(p.problem) for s in (official, gaussian)]
     torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-10)
 
 
@@ -82,8 +80,7 @@ def test_langevin_has_the_gaussian_product_as_its_stationary_law(momentum: float
     precision = torch.eye(3, dtype=torch.float64) / width**2 + p.a.T @ p.a / 0.3**2
     lr = 0.1 / float(torch.linalg.eigvalsh(precision)[-1]) * (1 - momentum)
     solver = DAPS(likelihood="gaussian", tau=None, langevin_steps=300, momentum=momentum)
-    data = Likelihood(p.measurement, p.operator, p.prior)
-    x = solver._posterior_sample(data, mean, width, lr, p.rng())
+    x = solver._posterior_sample(p.problem, mean, width, lr)
     covariance = torch.linalg.inv(precision)
     expected = covariance @ (mean[0] / width**2 + p.a.T @ p.y[0] / 0.3**2)
     standard_error = (covariance.diagonal() / batch).sqrt()
@@ -101,7 +98,7 @@ def test_a_flat_prior_is_sampled_exactly() -> None:
         num_steps=10, sigma_max=5.0, langevin_steps=150, ode_steps=2, lr=4e-3, lr_min_ratio=1, tau=None,
         likelihood="gaussian",
     )  # fmt: skip
-    x = solver.solve(p.measurement, p.operator, p.prior, p.rng())
+    x = solver.solve(p.problem)
     covariance = 0.3**2 * torch.linalg.inv(p.a.T @ p.a)
     error = x.mean(0) - torch.linalg.solve(p.a, p.y[0])
     assert (error.abs() < 5 * (covariance.diagonal() / batch).sqrt()).all()
@@ -111,19 +108,18 @@ def test_a_flat_prior_is_sampled_exactly() -> None:
 def test_default_steps_are_stable_on_an_operator_of_norm_one_whose_norm_is_unknown() -> None:
     p = dense_gaussian()
     solver = DAPS(num_steps=5, ode_steps=1, langevin_steps=200)
-    x_hat = solver.solve(p.measurement, Opaque(p.operator), p.prior, p.rng())
+    x_hat = solver.solve(replace(p.problem, operator=Opaque(p.operator)))
     assert (p.residual(x_hat).abs() < 0.1).all()
 
 
 @pytest.mark.parametrize("preset", [name for name in DAPS.PRESETS if name.startswith("latent")])
 def test_latents_are_moved_through_the_decoder(latent_prior: Prior, preset: str) -> None:
     """Hardly any prior is left at the noise std 10 of a single level, so that the data are fitted."""
-    _, operator, measurement, ids = problem({"operator": "super_resolution", "factor": 2})
     solver = parse_solver({"solver": "daps", "preset": preset, "num_steps": 1, "sigma_min": 10.0})
     assert isinstance(solver, DAPS)
     assert solver.gradient_clip == 1.0
-    x_hat = solver.solve(measurement, operator, latent_prior, image_rng(0, ids, "solver"))
-    assert x_hat.isfinite().all()
+    problem = posed({"operator": "super_resolution", "factor": 2}, latent_prior).problem
+    assert solver.solve(problem).isfinite().all()
 
 
 def test_an_elementwise_clip_bounds_the_pull_of_the_data() -> None:
@@ -132,7 +128,7 @@ def test_an_elementwise_clip_bounds_the_pull_of_the_data() -> None:
     free = DAPS(num_steps=1, langevin_steps=1, lr=1e-4, tau=0.1)
     clipped = replace(free, gradient_clip=1e-3)
     held = replace(free, gradient_clip=1e-12)
-    x, y, z = (s.solve(p.measurement, p.operator, p.prior, p.rng()) for s in (clipped, held, free))
+    x, y, z = (s.solve(p.problem) for s in (clipped, held, free))
     torch.testing.assert_close((x - y).abs(), torch.full_like(x, 1e-4 * 1e-3 / 0.1**2), rtol=1e-6, atol=0)
     assert ((z - y).abs() > 1e-4).any()
 
@@ -140,11 +136,10 @@ def test_an_elementwise_clip_bounds_the_pull_of_the_data() -> None:
 def test_pure_noise_without_signal_is_no_obstacle() -> None:
     p = dense_gaussian("flow")
     solver = DAPS(num_steps=3, ode_steps=2, langevin_steps=3)
-    assert solver.solve(p.measurement, p.operator, p.prior, p.rng()).isfinite().all()
+    assert solver.solve(p.problem).isfinite().all()
 
 
 def test_the_true_noise_level_cannot_be_used_where_there_is_none() -> None:
-    spec = parse_task({"operator": "super_resolution"})[0]
     with pytest.raises(RequestError, match="solver daps with tau=null needs noisy measurements; allowed: tau above 0"):
-        DAPS(tau=None).check(spec, False, 0.0)
-    DAPS(tau=None).check(spec, False, 0.05)
+        DAPS(tau=None).check(parse_task({"operator": "super_resolution"}), frozenset({"pixel"}))
+    DAPS(tau=None).check(parse_task({"operator": "super_resolution", "noise_std": 0.05}), frozenset({"pixel"}))

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from ipsolve.evaluation.sampling import draw
 from ipsolve.operators import SpectralOperator
 from ipsolve.operators.circulant import Circulant
-from ipsolve.priors import Level
-from ipsolve.problem import Measurement
+from ipsolve.priors import Level, Prior
+from ipsolve.problem import Problem
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import Solver
 from ipsolve.solvers.projection.ddnm import DDNM
 from ipsolve.solvers.projection.ddrm import DDRM
 
-from .conftest import SHAPE, problem
+from .conftest import SHAPE, posed
 from .dense_gaussian import SCHEDULES, DenseGaussian
 
 D = 5
@@ -41,7 +42,7 @@ Y = torch.tensor([[0.7, -0.4, 0.2]], dtype=torch.float64)
 
 def run(solver: Solver, schedule: str, noise_std: float) -> Tensor:
     p = DenseGaussian(A, Y, MEAN, VARIANCE**0.5, noise_std, SCHEDULES[schedule])
-    return solver.solve(p.measurement, p.operator, p.prior, p.rng())
+    return draw(solver, p.problem)[:, 0]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -78,42 +79,41 @@ def test_every_direction_by_hand(schedule: str) -> None:
     torch.testing.assert_close(x[0], V @ c, rtol=1e-10, atol=1e-10)
 
 
-Make = Callable[[int], tuple[Tensor, SpectralOperator]]
+Make = Callable[[int, Prior], tuple[Tensor, SpectralOperator]]
 
 
-def fourier(batch: int) -> tuple[Tensor, SpectralOperator]:
+def fourier(batch: int, prior: Prior) -> tuple[Tensor, SpectralOperator]:
     generator = torch.Generator().manual_seed(5)
     x = 0.4 * torch.randn(batch, *SHAPE, generator=generator, dtype=torch.float64)
     kernel = torch.rand(1, 3, 3, generator=generator, dtype=torch.float64)
     return x, Circulant((kernel / kernel.sum()).expand(batch, 3, 3), SHAPE)
 
 
-def separable(batch: int) -> tuple[Tensor, SpectralOperator]:
-    x, operator, _, _ = problem({"operator": "super_resolution", "factor": 2}, batch=batch)
-    assert isinstance(operator, SpectralOperator)
-    return x, operator
+def separable(batch: int, prior: Prior) -> tuple[Tensor, SpectralOperator]:
+    made = posed({"operator": "super_resolution", "factor": 2}, prior, batch)
+    return made.x, made.problem.spectral_operator
 
 
 @pytest.mark.parametrize("make", [fourier, separable])
 @pytest.mark.parametrize("sigma_y", [0.0, 0.1, 1.0])
-def test_steps_keep_the_marginals_of_the_schedule(make: Make, sigma_y: float) -> None:
+def test_steps_keep_the_marginals_of_the_schedule(make: Make, sigma_y: float, pixel_prior: Prior) -> None:
     """Given the true x_0 and eps, x_s - alpha_s x_0 is white with std sigma_s (Kawar et al. 2022, Prop. 3.1)."""
     batch, s = 1000, Level(300.0, math.sqrt(0.8), math.sqrt(0.2))
-    x_0, operator = make(batch)
+    x_0, operator = make(batch, pixel_prior)
     ids = [f"run{i}" for i in range(batch)]
     rng = image_rng(0, ids, "solver")
     clean = operator.forward(x_0)
     y = clean + sigma_y * rng.normal(*clean.shape[1:], dtype=torch.float64)
     eps, noise, first = (rng.normal(*SHAPE, dtype=torch.float64) for _ in range(3))
-    measurement = Measurement(y, sigma_y)
+    problem = Problem(y, torch.full((batch,), sigma_y, dtype=torch.float64), operator, pixel_prior, rng)
     expected = torch.full(SHAPE, s.sigma, dtype=torch.float64)
-    error = DDRM()._step(operator, measurement, x_0, eps, noise, s) - s.alpha * x_0
+    error = DDRM()._step(operator, problem, x_0, eps, noise, s) - s.alpha * x_0
     torch.testing.assert_close(error.square().mean(0).sqrt(), expected, rtol=0.12, atol=0)
     spectral = operator.to_spectral(error).abs().square().mean(0).sqrt()
     torch.testing.assert_close(spectral, torch.full_like(spectral, s.sigma), rtol=0.15, atol=0)
     # the start knows y and nothing else: where y is precise it has the same law
     precise = s.sigma * operator.singular_values() > s.alpha * sigma_y
-    start = operator.to_spectral(DDRM()._start(operator, measurement, s.sigma * first, s) - s.alpha * x_0)
+    start = operator.to_spectral(DDRM()._start(operator, problem, s.sigma * first, s) - s.alpha * x_0)
     std = start.abs().square().mean(0, keepdim=True).sqrt()[:, precise[:1].expand(1, *start.shape[1:])[0]]
     torch.testing.assert_close(std, torch.full_like(std, s.sigma), rtol=0.15, atol=0)
 

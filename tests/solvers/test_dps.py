@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.conventions import norm
 from ipsolve.operators import parse_task
 from ipsolve.priors import Level, MeteredPrior, Prior
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
@@ -21,7 +20,7 @@ from ipsolve.solvers import parse_solver
 from ipsolve.solvers.guidance.dps import DPS
 from ipsolve.solvers.guidance.mcg import MCG
 
-from .conftest import problem
+from .conftest import posed
 from .gaussian_problem import IDS, SCHEDULES, D, GaussianProblem, gaussian_problem, mv, steps
 
 NUM_STEPS = 4
@@ -66,12 +65,9 @@ def test_the_step_of_the_paper_is_twice_that_of_the_code(schedule: str) -> None:
 
 
 def test_dps_in_pixels_is_latent_dps_with_ddpm_steps(pixel_prior: Prior) -> None:
-    _, operator, measurement, ids = problem({"operator": "super_resolution", "factor": 2, "noise_std": 0.05})
+    task = {"operator": "super_resolution", "factor": 2, "noise_std": 0.05}
     latent = parse_solver({"solver": "latent_dps", "num_steps": 6, "guidance_scale": 0.4, "eta": 1.0})
-    outputs = [
-        solver.solve(measurement, operator, pixel_prior, image_rng(0, ids, "solver"))
-        for solver in (DPS(num_steps=6, zeta=0.4), latent)
-    ]
+    outputs = [solver.solve(posed(task, pixel_prior).problem) for solver in (DPS(num_steps=6, zeta=0.4), latent)]
     torch.testing.assert_close(*outputs, rtol=0, atol=0)
 
 
@@ -84,11 +80,10 @@ def test_clipping_bounds_the_estimate_and_silences_what_is_clipped() -> None:
 
 @pytest.mark.parametrize("task", ["hdr", "phase_retrieval"])
 def test_dps_takes_any_differentiable_operator(task: str, pixel_prior: Prior) -> None:
-    _, operator, measurement, ids = problem({"operator": task, "noise_std": 0.05})
     residuals = []
     for zeta in (0.0, 0.5):
-        x_hat = DPS(num_steps=40, zeta=zeta).solve(measurement, operator, pixel_prior, image_rng(0, ids, "solver"))
-        residuals.append(norm(operator.forward(x_hat) - measurement.y).sum())
+        problem = posed({"operator": task, "noise_std": 0.05}, pixel_prior).problem
+        residuals.append(problem.distance(DPS(num_steps=40, zeta=zeta).solve(problem)).sum())
     assert residuals[1] < residuals[0]
 
 
@@ -115,21 +110,18 @@ def test_mcg_by_hand(schedule: str) -> None:
 @pytest.mark.parametrize("noise_std", [0.0, 0.3])
 def test_mcg_ends_on_the_measurement_noise_and_all(noise_std: float, pixel_prior: Prior) -> None:
     """A x_hat = y whatever the noise of y: right without noise, and the known fault with it."""
-    task = {"operator": "random_inpainting", "noise_std": noise_std}
-    _, operator, measurement, ids = problem(task)
-    x_hat = MCG(num_steps=5).solve(measurement, operator, pixel_prior, image_rng(0, ids, "solver"))
-    torch.testing.assert_close(operator.forward(x_hat), measurement.y, rtol=0, atol=1e-12)
+    problem = posed({"operator": "random_inpainting", "noise_std": noise_std}, pixel_prior).problem
+    assert problem.residual(MCG(num_steps=5).solve(problem)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("solver", [DPS(num_steps=5), MCG(num_steps=5)], ids=["dps", "mcg"])
 def test_one_backward_call_per_step(solver: Any, pixel_prior: Prior) -> None:
-    _, operator, measurement, ids = problem({"operator": "super_resolution", "factor": 2})
     metered = MeteredPrior(pixel_prior, 3)
-    solver.solve(measurement, operator, metered, image_rng(0, ids, "solver"))
+    solver.solve(posed({"operator": "super_resolution", "factor": 2}, metered).problem)
     assert [metered.counts[k].tolist() for k in ("denoiser", "denoiser_backward")] == [[5] * 3] * 2
 
 
 @pytest.mark.parametrize("solver", [DPS(), MCG()], ids=["dps", "mcg"])
 def test_latent_priors_are_refused(solver: Any) -> None:
     with pytest.raises(RequestError, match=f"solver {solver.name} needs a pixel prior"):
-        solver.check(parse_task({"operator": "super_resolution"})[0], True, 0.0)
+        solver.check(parse_task({"operator": "super_resolution"}), frozenset({"latent"}))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ipsolve.evaluation.sampling import draw
 from ipsolve.priors import Level
 from ipsolve.priors.schedules import Edm, FlowMatching, Schedule, linear
 from ipsolve.randomness import ImageRng
@@ -42,8 +43,8 @@ def normal(rng: ImageRng) -> Tensor:
 
 def run(solver: Solver, schedule: Schedule, sigma_y: float, batch: int = 1, variance: float = VARIANCE) -> Tensor:
     y = Y.expand(batch, -1)
-    problem = replace(PROBLEM, schedule=schedule, noise_std=sigma_y, y=y, std=variance**0.5)
-    return solver.solve(problem.measurement, problem.operator, problem.prior, problem.rng())
+    made = replace(PROBLEM, schedule=schedule, noise_std=sigma_y, y=y, std=variance**0.5)
+    return draw(solver, made.problem)[:, 0]
 
 
 def ancestral(x: Tensor, t: Level, s: Level, z: Tensor) -> Tensor:

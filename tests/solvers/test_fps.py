@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,11 +22,10 @@ from .gaussian_chain import (
     assert_posterior,
     assert_samples,
     exact,
-    measurements,
     moments,
     operator,
     posterior,
-    prior,
+    problem,
     runs,
     z_scores,
 )
@@ -50,7 +51,7 @@ def test_the_filter_is_exact_for_its_path(
     """Particles follow the Kalman filter of y_t = A x_t + N(0, alpha_t^2 sigma_y^2) along the model's steps."""
     count, levels = 60, SCHEDULES[name].levels(num_steps)
     solver = FPS(num_steps=num_steps, num_particles=400, c_rate=c_rate, eta=eta)
-    filtered = OnePath.of(solver, measurements(1, noise_std), levels)
+    filtered = OnePath.of(solver, noise_std, levels)
 
     def observe(k: int, belief: Belief) -> Belief:
         y_t = operator().measurement_from_spectral(operator().singular_values() * filtered.path[k].value)[0]
@@ -60,12 +61,12 @@ def test_the_filter_is_exact_for_its_path(
         return belief.observe(A, y_t, (levels[k].alpha * noise_std) ** 2 * EYE)
 
     law = exact(levels, eta, observe)
-    x, log_weights = filtered.particles(measurements(count, noise_std), operator(), prior(SCHEDULES[name]), runs(count))
+    cloud = filtered.solve(problem(count, noise_std, SCHEDULES[name]))
     if noise_std == 0:
-        torch.testing.assert_close(x @ A.T, Y.expand(count, 400, -1), rtol=0, atol=1e-10)
+        torch.testing.assert_close(cloud.x @ A.T, Y.expand(count, 400, -1), rtol=0, atol=1e-10)
         null = torch.linalg.svd(A)[2][2:].T  # only there the particles differ
-        x, law = x @ null, Belief(null.T @ law.mean, null.T @ law.covariance @ null)
-    assert_samples(x, log_weights, law)
+        cloud, law = replace(cloud, x=cloud.x @ null), Belief(null.T @ law.mean, null.T @ law.covariance @ null)
+    assert_samples(cloud, law)
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
@@ -74,7 +75,7 @@ def test_the_path_of_y(name: str, c_rate: float | None) -> None:
     """z_t = V^T x_t given V^T x_0 = S^-1 U^T y at every level, fresh noise being the share c_rate of each variance."""
     count, levels = 4000, SCHEDULES[name].levels(5)
     solver = FPS(num_steps=5, c_rate=c_rate)
-    path = list(solver.observations(measurements(count, 0.1), operator(), levels, runs(count)))
+    path = list(solver.observations(problem(count, 0.1), levels, runs(count)))
     z_0 = path[-1].value
     torch.testing.assert_close(
         operator().singular_values() * z_0, operator().measurement_to_spectral(Y.expand(count, -1))
@@ -92,9 +93,9 @@ def test_without_noise_runs_together_are_the_posterior() -> None:
     """Averaged over the path of y, with c_rate null, many steps and an exact denoiser."""
     law, count = posterior(1e-6), 200
     solver = FPS(num_steps=200, num_particles=32, c_rate=None)
-    x, log_weights = solver.particles(measurements(count, 0.0), operator(), prior(linear()), runs(count))
-    torch.testing.assert_close(x @ A.T, Y.expand(count, 32, -1), rtol=0, atol=1e-10)
-    assert_posterior(x, log_weights, law, mean=0.06, covariance=0.06)
+    cloud = solver.solve(problem(count, 0.0, linear()))
+    torch.testing.assert_close(cloud.x @ A.T, Y.expand(count, 32, -1), rtol=0, atol=1e-10)
+    assert_posterior(cloud, law, mean=0.06, covariance=0.06)
 
 
 def test_the_error_falls_with_the_number_of_particles() -> None:
@@ -103,14 +104,14 @@ def test_the_error_falls_with_the_number_of_particles() -> None:
     errors = []
     for particles in (4, 64):
         solver = FPS(num_steps=10, num_particles=particles)
-        filtered = OnePath.of(solver, measurements(1, 0.4), levels)
+        filtered = OnePath.of(solver, 0.4, levels)
 
         def observe(k: int, belief: Belief, filtered: OnePath = filtered) -> Belief:
             y_t = operator().measurement_from_spectral(operator().singular_values() * filtered.path[k].value)[0]
             return belief.observe(A, y_t, (levels[k].alpha * 0.4) ** 2 * EYE)
 
-        cloud = filtered.particles(measurements(40, 0.4), operator(), prior(linear()), runs(40))
-        errors.append((moments(*cloud)[0] - exact(levels, 1.0, observe).mean).square().sum(1).mean().sqrt())
+        cloud = filtered.solve(problem(40, 0.4, linear()))
+        errors.append((moments(cloud)[0] - exact(levels, 1.0, observe).mean).square().sum(1).mean().sqrt())
     assert errors[1] < 0.4 * errors[0]
 
 
@@ -118,8 +119,8 @@ def test_noise_is_counted_more_than_once() -> None:
     """The known bias: what A sees of the particles is closer to y, and narrower, than in the posterior."""
     law, count = posterior(0.4), 100
     solver = FPS(num_steps=100, num_particles=32, c_rate=None)
-    x, log_weights = solver.particles(measurements(count, 0.4), operator(), prior(linear()), runs(count))
-    first, second = moments(x @ A.T, log_weights)
+    cloud = solver.solve(problem(count, 0.4, linear()))
+    first, second = moments(replace(cloud, x=cloud.x @ A.T))
     within = (second - torch.einsum("bi,bj->bij", first, first)).diagonal(dim1=1, dim2=2).mean(0)
     exact_variance = (A @ law.covariance @ A.T).diagonal()
     assert (within < 0.8 * exact_variance).all()
@@ -128,8 +129,8 @@ def test_noise_is_counted_more_than_once() -> None:
 
 def test_tasks_it_cannot_do_are_refused() -> None:
     with pytest.raises(RequestError, match="solver fps needs a linear operator"):
-        FPS().check(parse_task({"operator": "hdr"})[0], False, 0.1)
+        FPS().check(parse_task({"operator": "hdr", "noise_std": 0.1}), frozenset({"pixel"}))
     with pytest.raises(RequestError, match="solver fps needs an operator with a known SVD"):
-        FPS().check(parse_task({"operator": "motion_blur"})[0], False, 0.1)
+        FPS().check(parse_task({"operator": "motion_blur", "noise_std": 0.1}), frozenset({"pixel"}))
     with pytest.raises(RequestError, match="solver fps needs a pixel prior"):
-        FPS().check(parse_task({"operator": "super_resolution", "factor": 2})[0], True, 0.1)
+        FPS().check(parse_task({"operator": "super_resolution", "factor": 2, "noise_std": 0.1}), frozenset({"latent"}))

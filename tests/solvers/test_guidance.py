@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from ipsolve.conventions import norm
-from ipsolve.operators import LinearOperator
 from ipsolve.priors import Level, MeteredPrior, Prior
 from ipsolve.priors.mixtures.mixture import MixturePrior
-from ipsolve.randomness import image_rng
+from ipsolve.problem import Problem
 from ipsolve.solvers import Solver, parse_solver
 from ipsolve.solvers.guidance.dps import DPS
 from ipsolve.solvers.guidance.dsg import DSG
@@ -24,8 +23,9 @@ from ipsolve.solvers.guidance.mcg import MCG
 from ipsolve.solvers.guidance.mmps import MMPS
 from ipsolve.solvers.guidance.mpgd import MPGD
 from ipsolve.solvers.guidance.pigdm import PiGDM
+from ipsolve.solvers.guidance.psld import PSLD
 
-from .conftest import SHAPE, ShuffledPrior, mixture, problem
+from .conftest import SHAPE, ShuffledPrior, mixture, posed
 from .gaussian_problem import D, Reparametrised, gaussian_problem
 
 STD = 0.3
@@ -38,13 +38,15 @@ def gaussian_gain(t: Level) -> float:
     return t.alpha * STD**2 / (t.alpha**2 * STD**2 + t.sigma**2)
 
 
-def by_hand(prior: Prior, operator: LinearOperator, y: Tensor, z: Tensor, omega: float, gamma: float) -> Tensor:
+def by_hand(problem: Problem, omega: float, gamma: float) -> Tensor:
     """z_s = DDIM(z_t) - k J^T grad, written out for a linear denoiser and an orthonormal decoder."""
+    prior, operator = problem.prior, problem.linear_operator
     levels = prior.schedule.levels(NUM_STEPS)
+    z = levels[0].sigma * problem.noise()
     for t, s in pairwise(levels):
         z_0 = prior.denoise(z, t)
         eps = (z - t.alpha * z_0) / t.sigma
-        residual = operator.forward(prior.decode(z_0)) - y
+        residual = operator.forward(prior.decode(z_0)) - problem.y
         back = operator.adjoint(residual)
         length = norm(residual).reshape(-1, 1, 1, 1)
         # glued - x = -A^T r for an orthonormal autoencoder, and grad ||A^T r|| = A^T A A^T r / ||A^T r||
@@ -54,62 +56,49 @@ def by_hand(prior: Prior, operator: LinearOperator, y: Tensor, z: Tensor, omega:
     return prior.decode(z)
 
 
-def start(prior: Prior, ids: list[str]) -> Tensor:
-    noise = image_rng(0, ids, "solver").normal(*prior.latent_shape, dtype=torch.float64)
-    return prior.schedule.levels(NUM_STEPS)[0].sigma * noise
-
-
 @pytest.mark.parametrize("latent", [False, True])
 def test_latent_dps_by_hand(latent: bool) -> None:
     prior: Prior = ShuffledPrior(mixture(1, STD)) if latent else MixturePrior(mixture(1, STD), SHAPE)
-    _, operator, measurement, ids = problem(TASK)
-    assert isinstance(operator, LinearOperator)
-    solver = parse_solver({"solver": "latent_dps", "num_steps": NUM_STEPS, "guidance_scale": 0.7})
-    x_hat = solver.solve(measurement, operator, prior, image_rng(0, ids, "solver"))
-    expected = by_hand(prior, operator, measurement.y, start(prior, ids), 0.7, 0.0)
+    x_hat = LatentDPS(num_steps=NUM_STEPS, guidance_scale=0.7).solve(posed(TASK, prior).problem)
+    expected = by_hand(posed(TASK, prior).problem, 0.7, 0.0)
     torch.testing.assert_close(x_hat, expected, rtol=0, atol=1e-9)
 
 
 def test_psld_by_hand() -> None:
     prior = ShuffledPrior(mixture(1, STD))
-    _, operator, measurement, ids = problem(TASK)
-    assert isinstance(operator, LinearOperator)
-    solver = parse_solver({"solver": "psld", "num_steps": NUM_STEPS, "measurement_weight": 0.7, "gluing_weight": 0.4})
-    x_hat = solver.solve(measurement, operator, prior, image_rng(0, ids, "solver"))
-    expected = by_hand(prior, operator, measurement.y, start(prior, ids), 0.7, 0.4)
+    solver = PSLD(num_steps=NUM_STEPS, measurement_weight=0.7, gluing_weight=0.4)
+    x_hat = solver.solve(posed(TASK, prior).problem)
+    expected = by_hand(posed(TASK, prior).problem, 0.7, 0.4)
     torch.testing.assert_close(x_hat, expected, rtol=0, atol=1e-9)
 
 
 def test_psld_without_gluing_is_latent_dps(latent_prior: Prior) -> None:
-    _, operator, measurement, ids = problem(TASK)
     settings = {"num_steps": NUM_STEPS, "eta": 0.5, "max_update_rms": 0.05}
     psld = parse_solver({"solver": "psld", "measurement_weight": 0.3, "gluing_weight": 0.0, **settings})
     dps = parse_solver({"solver": "latent_dps", "guidance_scale": 0.3, **settings})
-    outputs = [s.solve(measurement, operator, latent_prior, image_rng(0, ids, "solver")) for s in (psld, dps)]
+    outputs = [s.solve(posed(TASK, latent_prior).problem) for s in (psld, dps)]
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
 
 
 def test_guidance_lowers_the_residual(latent_prior: Prior) -> None:
-    _, operator, measurement, ids = problem(TASK)
     residuals = []
     for scale in (0.0, 2.0):
-        solver = parse_solver({"solver": "latent_dps", "num_steps": 50, "guidance_scale": scale})
-        x_hat = solver.solve(measurement, operator, latent_prior, image_rng(0, ids, "solver"))
-        residuals.append(norm(operator.forward(x_hat) - measurement.y))
+        problem = posed(TASK, latent_prior).problem
+        x_hat = LatentDPS(num_steps=50, guidance_scale=scale).solve(problem)
+        residuals.append(norm(problem.residual(x_hat)))
     assert (residuals[1] < 0.5 * residuals[0]).all()
 
 
 def test_gradients_pass_through_denoiser_and_decoder(latent_prior: Prior) -> None:
-    _, operator, measurement, ids = problem(TASK)
     metered = MeteredPrior(latent_prior, 3)
-    solver = parse_solver({"solver": "latent_dps", "num_steps": NUM_STEPS})
-    solver.solve(measurement, operator, metered, image_rng(0, ids, "solver"))
+    LatentDPS(num_steps=NUM_STEPS).solve(posed(TASK, metered).problem)
     counts = {name: count.tolist() for name, count in metered.counts.items()}
     assert counts == {
         "denoiser": [5] * 3,
         "denoiser_backward": [5] * 3,
         "decoder": [6] * 3,
         "decoder_backward": [5] * 3,
+        "encoder": [0] * 3,
     }
 
 
@@ -130,5 +119,6 @@ def test_gradients_pass_through_denoiser_and_decoder(latent_prior: Prior) -> Non
 def test_a_schedule_is_a_choice_of_units(solver: Solver) -> None:
     """The same levels of sigma / alpha give the same image, whether variance preserving or exploding."""
     gauss = gaussian_problem("vp", std=None)
-    exploding = MixturePrior(gauss.prior.mixture, (D,), Reparametrised(gauss.prior.schedule))
+    prior = gauss.problem.prior
+    exploding = MixturePrior(prior.mixture, (D,), Reparametrised(prior.schedule))
     torch.testing.assert_close(gauss.solve(solver), gauss.solve(solver, exploding), rtol=0, atol=1e-7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from ipsolve.operators.matrix import Matrix
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import Level, linear
-from ipsolve.problem import Measurement
+from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.solvers.monte_carlo.mcgdiff import MCGDiff
 
@@ -28,12 +29,11 @@ from .gaussian_chain import (
     assert_posterior,
     assert_samples,
     exact,
-    measurements,
     moments,
-    operator,
     posterior,
-    prior,
+    problem,
     runs,
+    weights,
     z_scores,
 )
 
@@ -70,7 +70,7 @@ def observing(levels: list[Level], kappa: float, noise_std: float = NOISE_STD): 
 def test_guidance_of_a_variance_preserving_schedule() -> None:
     """Mean sqrt(ab_t) y_i / s_i and variance 1 - (1 - kappa) ab_t / ab_tau, from the start down to tau_i."""
     levels = linear().levels(20)
-    guides = MCGDiff(num_steps=20, kappa=1e-3)._guides(measurements(1, NOISE_STD), operator(), levels)
+    guides = MCGDiff(num_steps=20, kappa=1e-3)._guides(problem(1, NOISE_STD), levels)
     tau = taus(levels)
     assert 0 < tau[1] < tau[0] < 20  # the stronger direction is guided further down
     for k, t in enumerate(levels):
@@ -80,10 +80,10 @@ def test_guidance_of_a_variance_preserving_schedule() -> None:
                 expected = 1 - (1 - 1e-3) * t.alpha**2 / levels[tau[i]].alpha ** 2
                 assert float(guides[k].variance[0, i]) == pytest.approx(expected, rel=1e-9)
     assert not guides[-1].seen.any()
-    noiseless = MCGDiff(num_steps=20)._guides(measurements(1, 0.0), operator(), levels)
+    noiseless = MCGDiff(num_steps=20)._guides(problem(1, 0.0), levels)
     assert noiseless[-1].seen.all()
     half_blind = Matrix(torch.tensor([[[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]], dtype=F64))
-    guided = MCGDiff(num_steps=20)._guides(measurements(1, 0.0), half_blind, levels)[-1]
+    guided = MCGDiff(num_steps=20)._guides(replace(problem(1, 0.0), operator=half_blind), levels)[-1]
     assert (guided.seen == (half_blind.singular_values() > 0)).all()
 
 
@@ -106,26 +106,19 @@ def test_one_step_by_hand(name: str) -> None:
 
     evidence = Normal(mean @ VT[0], math.sqrt(v + q_variance(s))).log_prob(s.alpha * Z[0])
     spent = Normal(t.alpha * Z[0], math.sqrt(q_variance(t))).log_prob(cloud @ VT[0])
-    weights = (evidence - spent).softmax(0)
+    chances = (evidence - spent).softmax(0)
     precision = 1 / v + 1 / q_variance(s)
     guided = (mean @ VT[0] / v + s.alpha * Z[0] / q_variance(s)) / precision
     coordinates = torch.stack([guided, mean @ VT[1], mean @ VT[2]], 1)  # (2, 3), means of both particles
     variances = torch.tensor([1 / precision, v, v], dtype=F64)
 
     solver = MCGDiff(num_steps=12, num_particles=2, eta=eta, kappa=kappa)
-    batch = operator().select(torch.zeros(2 * count, dtype=torch.int64))
-    guides = solver._guides(measurements(count, NOISE_STD), operator(), levels)
-    x = solver._step(
-        prior(schedule),
-        batch,
-        cloud.repeat(count, 1),
-        (t, s),
-        (guides[k], guides[k + 1]),
-        runs(count),
-    )
+    posed = problem(count, NOISE_STD, schedule)
+    guides = solver._guides(posed, levels)
+    x = solver._step(posed, solver.swarm(posed), cloud.repeat(count, 1), (t, s), (guides[k], guides[k + 1]))
     c = x @ VT.T
-    first = weights @ coordinates
-    second = weights @ coordinates.square() + variances
+    first = chances @ coordinates
+    second = chances @ coordinates.square() + variances
     pairs = c.reshape(count, 2, 3)
     assert z_scores(pairs.mean(1), first).abs().max() < 4.5
     assert z_scores(pairs.square().mean(1), second).abs().max() < 4.5
@@ -141,8 +134,7 @@ def test_exact_for_the_model_at_any_number_of_steps(name: str, eta: float, noise
         # the guidance of the last, certain step is a weight of every particle
         assert taus(levels, 0.0) == [8, 8]
     solver = MCGDiff(num_steps=8, num_particles=600, eta=eta, kappa=kappa)
-    x, log_weights = solver.particles(measurements(count, noise_std), operator(), prior(SCHEDULES[name]), runs(count))
-    assert_samples(x, log_weights, law)
+    assert_samples(solver.solve(problem(count, noise_std, SCHEDULES[name])), law)
 
 
 def test_the_posterior_and_a_falling_error() -> None:
@@ -151,10 +143,10 @@ def test_the_posterior_and_a_falling_error() -> None:
     errors = []
     for particles in (4, 256):
         solver = MCGDiff(num_steps=60, num_particles=particles, kappa=1e-3)
-        cloud = solver.particles(measurements(count, NOISE_STD), operator(), prior(linear()), runs(count))
-        errors.append((moments(*cloud)[0] - law.mean).square().sum(1).mean().sqrt())
+        cloud = solver.solve(problem(count, NOISE_STD, linear()))
+        errors.append((moments(cloud)[0] - law.mean).square().sum(1).mean().sqrt())
     assert errors[1] < 0.4 * errors[0]
-    assert_posterior(*cloud, law, mean=0.05, covariance=0.08)
+    assert_posterior(cloud, law, mean=0.05, covariance=0.08)
 
 
 def test_mixture_weights_along_a_direction_that_y_does_not_see() -> None:
@@ -163,13 +155,9 @@ def test_mixture_weights_along_a_direction_that_y_does_not_see() -> None:
     blind = Matrix(torch.tensor([[[1.0, 0.0]]], dtype=F64))
     count = 40
     solver = MCGDiff(num_steps=40, num_particles=50, kappa=1e-2)
-    x, log_weights = solver.particles(
-        Measurement(torch.full((count, 1), 0.3, dtype=F64), 0.2),
-        blind,
-        MixturePrior(mixture, (2,)),
-        runs(count),
-    )
-    share = (log_weights.exp() * (x[..., 1] > 0)).sum(1)
+    y, noise_std = torch.full((count, 1), 0.3, dtype=F64), torch.full((count,), 0.2, dtype=F64)
+    cloud = solver.solve(Problem(y, noise_std, blind, MixturePrior(mixture, (2,)), runs(count)))
+    share = (weights(cloud) * (cloud.x[..., 1] > 0)).sum(1)
     assert z_scores(share, torch.tensor(0.7, dtype=F64)).abs() < 4
     assert share.std() < 0.35
 
@@ -177,12 +165,14 @@ def test_mixture_weights_along_a_direction_that_y_does_not_see() -> None:
 def test_images_that_are_no_longer_guided_keep_all_their_particles() -> None:
     """A direction that noise hides completely is never guided: nothing is ever resampled, and runs are the prior."""
     solver = MCGDiff(num_steps=10, num_particles=30)
-    cloud, _ = solver.particles(measurements(4, 1e6), operator(), prior(linear()), runs(4))
-    assert all(len(run.unique(dim=0)) == 30 for run in cloud)
+    cloud = solver.solve(problem(4, 1e6, linear()))
+    assert all(len(run.unique(dim=0)) == 30 for run in cloud.x)
 
 
 def test_operators_without_a_known_svd_are_refused() -> None:
     with pytest.raises(RequestError, match="solver mcgdiff needs a linear operator"):
-        MCGDiff().check(parse_task({"operator": "hdr"})[0], False, 0.1)
+        MCGDiff().check(parse_task({"operator": "hdr", "noise_std": 0.1}), frozenset({"pixel"}))
     with pytest.raises(RequestError, match="solver mcgdiff needs a pixel prior"):
-        MCGDiff().check(parse_task({"operator": "super_resolution", "factor": 2})[0], True, 0.1)
+        MCGDiff().check(
+            parse_task({"operator": "super_resolution", "factor": 2, "noise_std": 0.1}), frozenset({"latent"})
+        )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import MeteredPrior, Prior
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import FlowMatching
-from ipsolve.problem import Measurement
 from ipsolve.randomness import image_rng
+from ipsolve.solvers.base import Cost
 from ipsolve.solvers.guidance.mmps import MMPS
-from ipsolve.solvers.steps.likelihood import Likelihood
 
-from .conftest import problem
+from .conftest import posed
 from .gaussian_problem import IDS, SCHEDULES, D, M, gaussian_problem, mv, steps
 
 
@@ -26,9 +26,7 @@ def test_the_estimate_is_the_exact_posterior_mean(schedule: str, step: int) -> N
     gauss = gaussian_problem(schedule, std=None)
     t = SCHEDULES[schedule].levels(20)[step]
     x_t = t.alpha * gauss.mean + t.sigma * image_rng(0, IDS, "state").normal(D, dtype=torch.float64)
-    operator = Matrix(gauss.a)
-    data = Likelihood(gauss.measurement, operator, gauss.prior)
-    x_0 = MMPS(iterations=M)._posterior_mean(data, operator, x_t, t)
+    x_0 = MMPS(iterations=M)._posterior_mean(gauss.problem, gauss.problem.linear_operator, x_t, t)
     torch.testing.assert_close(x_0, gauss.posterior(x_t, t)[0], rtol=1e-8, atol=1e-8)
 
 
@@ -64,9 +62,9 @@ def test_ddpm_steps_draw_from_the_posterior() -> None:
     gauss = gaussian_problem("ve", std=None, noise_std=0.3)
     count = 2000
     rng = image_rng(0, [f"draw{i}" for i in range(count)], "solver")
-    repeated = Measurement(gauss.y[:1].expand(count, -1), gauss.measurement.noise_std)
+    repeated = replace(gauss.problem.select(torch.zeros(count, dtype=torch.int64)), rng=rng)
     with torch.no_grad():
-        draws = MMPS(num_steps=200, iterations=M).solve(repeated, Matrix(gauss.a[:1]), gauss.prior, rng)
+        draws = MMPS(num_steps=200, iterations=M).solve(repeated)
     mean, covariance = (moment[0] for moment in gauss.posterior())
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (draws - mean).T, upper=False)
     torch.testing.assert_close(white.mean(1), torch.zeros(D, dtype=torch.float64), rtol=0, atol=0.08)
@@ -83,29 +81,28 @@ def test_more_iterations_come_nearer_to_the_exact_estimate() -> None:
     gauss = gaussian_problem("vp", std=None)
     t = SCHEDULES["vp"].levels(20)[12]
     x_t = t.alpha * gauss.mean + t.sigma * image_rng(0, IDS, "state").normal(D, dtype=torch.float64)
-    operator = Matrix(gauss.a)
-    data = Likelihood(gauss.measurement, operator, gauss.prior)
+    problem, operator = gauss.problem, gauss.problem.linear_operator
     exact = gauss.posterior(x_t, t)[0]
     errors: list[Tensor] = [
-        (MMPS(iterations=k)._posterior_mean(data, operator, x_t, t) - exact).norm(dim=1) for k in (1, 2)
+        (MMPS(iterations=k)._posterior_mean(problem, operator, x_t, t) - exact).norm(dim=1) for k in (1, 2)
     ]
     assert (errors[1] < 1e-6 * errors[0]).all()
 
 
 def test_calls_are_counted_as_the_cost_says(pixel_prior: Prior) -> None:
-    _, operator, measurement, ids = problem({"operator": "super_resolution", "factor": 2, "noise_std": 0.05})
     metered = MeteredPrior(pixel_prior, 3)
     solver = MMPS(num_steps=4, iterations=3)
-    x_hat = solver.solve(measurement, operator, metered, image_rng(0, ids, "solver"))
-    assert x_hat.isfinite().all()
+    problem = posed({"operator": "super_resolution", "factor": 2, "noise_std": 0.05}, metered).problem
+    assert solver.solve(problem).isfinite().all()
     assert metered.counts["denoiser"].tolist() == [4] * 3
     assert metered.counts["denoiser_backward"].tolist() == [16] * 3
-    assert solver.cost() == "4 denoiser calls, each with 4 backward calls"
+    bound = Cost(denoiser=4, denoiser_backward=16, up_to=frozenset({"denoiser_backward"}))
+    assert solver.cost(pixel_prior.traits) == bound
 
 
 def test_pure_noise_is_a_level_like_any_other() -> None:
     """Flow matching starts at alpha = 0, where Tweedie's covariance is 0 / 0."""
     gauss = gaussian_problem("vp", noise_std=0.0)
-    flow = MixturePrior(gauss.prior.mixture, (D,), FlowMatching())
+    flow = MixturePrior(gauss.problem.prior.mixture, (D,), FlowMatching())
     x_hat = gauss.solve(MMPS(num_steps=5, iterations=M), flow)
     torch.testing.assert_close(mv(gauss.a, x_hat), gauss.y, rtol=0, atol=1e-6)

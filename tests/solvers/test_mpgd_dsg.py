@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from ipsolve.conventions import norm
-from ipsolve.operators import LinearOperator, parse_task
+from ipsolve.operators import parse_task
+from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import MeteredPrior, Prior
 from ipsolve.randomness import image_rng
 from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import parse_solver
+from ipsolve.solvers.base import Cost
 from ipsolve.solvers.guidance.dps import DPS
 from ipsolve.solvers.guidance.dsg import DSG
 from ipsolve.solvers.guidance.mpgd import AE_SCALE, MPGD
 from ipsolve.solvers.steps.diffusion import posterior_std
 
-from .conftest import ShuffledPrior, mixture, problem
+from .conftest import ShuffledPrior, mixture, posed
 from .gaussian_problem import IDS, SCHEDULES, D, GaussianProblem, Step, gaussian_problem, mv, steps
 
 TASK = {"operator": "super_resolution", "factor": 2, "noise_std": 0.05}
@@ -52,65 +54,53 @@ def test_mpgd_by_hand(schedule: str) -> None:
 def test_mpgd_with_an_orthonormal_autoencoder_by_hand(manifold: str) -> None:
     """Both latent forms are the pixel form there, but for the smaller scale in the middle of the ae form."""
     prior = ShuffledPrior(mixture(1, 0.3))
-    _, operator, measurement, ids = problem(TASK)
-    assert isinstance(operator, LinearOperator)
-    num_steps = 10
-    rng = image_rng(0, ids, "solver")
+    problem, num_steps = posed(TASK, prior).problem, 10
     levels = prior.schedule.levels(num_steps)
-    z = levels[0].sigma * rng.normal(*prior.latent_shape, dtype=torch.float64)
+    z = levels[0].sigma * problem.noise()
     for step, (t, s) in enumerate(pairwise(levels)):
         z_0 = prior.denoise(z, t)
         eps = (z - t.alpha * z_0) / t.sigma
-        r = operator.forward(prior.decode(z_0)) - measurement.y
+        r = problem.residual(prior.decode(z_0))
         scale = 0.7 * (AE_SCALE if manifold == "ae" and num_steps - 1 - step == 4 else 1)  # 0.3 < 4 / 10 < 0.5
         std = 0.5 * posterior_std(t, s)
         z = s.alpha * z_0 + math.sqrt(s.sigma**2 - std**2) * eps
-        z = z - scale * prior.encode(operator.adjoint(r) / norm(r).reshape(-1, 1, 1, 1))
-        z = z + std * rng.normal(*prior.latent_shape, dtype=torch.float64)
+        z = z - scale * prior.encode(problem.linear_operator.adjoint(r) / norm(r).reshape(-1, 1, 1, 1))
+        z = z + std * problem.noise()
     solver = MPGD(num_steps=num_steps, guidance_scale=0.7, manifold=manifold)  # type: ignore[arg-type]
-    x_hat = solver.solve(measurement, operator, prior, image_rng(0, ids, "solver"))
-    torch.testing.assert_close(x_hat, prior.decode(z), rtol=0, atol=1e-9)
+    torch.testing.assert_close(solver.solve(posed(TASK, prior).problem), prior.decode(z), rtol=0, atol=1e-9)
 
 
 def test_mpgd_never_differentiates_the_denoiser(latent_prior: Prior) -> None:
-    _, operator, measurement, ids = problem(TASK)
     metered = MeteredPrior(latent_prior, 3)
-    MPGD(num_steps=5).solve(measurement, operator, metered, image_rng(0, ids, "solver"))
+    MPGD(num_steps=5).solve(posed(TASK, metered).problem)
     counts = {name: count.tolist() for name, count in metered.counts.items()}
     assert counts == {
         "denoiser": [5] * 3,
         "denoiser_backward": [0] * 3,
         "decoder": [6] * 3,
         "decoder_backward": [5] * 3,
+        "encoder": [0] * 3,
     }
 
 
 def test_mpgd_guidance_lowers_the_residual(latent_prior: Prior) -> None:
-    _, operator, measurement, ids = problem(TASK)
-    residuals = [
-        norm(
-            operator.forward(
-                MPGD(num_steps=50, guidance_scale=c).solve(
-                    measurement, operator, latent_prior, image_rng(0, ids, "solver")
-                )
-            )
-            - measurement.y
-        )
-        for c in (0.0, 0.5)
-    ]
+    residuals = []
+    for c in (0.0, 0.5):
+        problem = posed(TASK, latent_prior).problem
+        residuals.append(norm(problem.residual(MPGD(num_steps=50, guidance_scale=c).solve(problem))))
     assert (residuals[1] < 0.5 * residuals[0]).all()
 
 
 def test_the_ae_form_is_for_latent_priors() -> None:
-    spec = parse_task(TASK)[0]
-    MPGD(manifold="ae").check(spec, True, 0.05)
-    with pytest.raises(RequestError, match="solver mpgd with manifold 'ae' needs a latent prior"):
-        MPGD(manifold="ae").check(spec, False, 0.05)
+    MPGD(manifold="ae").check(parse_task(TASK), frozenset({"latent"}))
+    with pytest.raises(RequestError, match="solver mpgd with manifold 'ae' needs a latent prior; allowed: manifold=z"):
+        MPGD(manifold="ae").check(parse_task(TASK), frozenset({"pixel"}))
+    MPGD().check(parse_task(TASK), frozenset({"pixel"}))
 
 
 def test_mpgd_presets_name_every_field() -> None:
     for preset in MPGD.PRESETS:
-        assert MPGD.PRESETS[preset].keys() == {field.name for field in dataclasses.fields(MPGD)}
+        assert MPGD.PRESETS[preset].keys() == {field.name for field in fields(MPGD)}
     assert parse_solver({"solver": "mpgd", "preset": "sr4_100"}) == MPGD()
 
 
@@ -146,8 +136,8 @@ def test_dsg_by_hand(schedule: str, interval: int) -> None:
 def test_dsg_does_not_feel_the_scale_of_the_loss() -> None:
     """The measurement in other units, A and y times 100, leaves every step as it was."""
     gauss = gaussian_problem("vp")
-    scaled = type(gauss.measurement)(100 * gauss.y, 100 * gauss.measurement.noise_std)
-    other = GaussianProblem(gauss.prior, gauss.mean, gauss.covariance, 100 * gauss.a, scaled)
+    y, noise_std, operator = 100 * gauss.y, 100 * gauss.problem.noise_std, Matrix(100 * gauss.a)
+    other = replace(gauss, a=100 * gauss.a, problem=replace(gauss.problem, y=y, noise_std=noise_std, operator=operator))
     solver = DSG(num_steps=20)
     torch.testing.assert_close(gauss.solve(solver), other.solve(solver), rtol=1e-8, atol=1e-8)
 
@@ -168,11 +158,10 @@ def test_steepest_descent_fits_better_than_a_random_direction() -> None:
 
 
 def test_dsg_guides_latents_through_the_decoder(latent_prior: Prior) -> None:
-    _, operator, measurement, ids = problem(TASK)
     metered = MeteredPrior(latent_prior, 3)
     solver = DSG(num_steps=7, interval=3)
-    x_hat = solver.solve(measurement, operator, metered, image_rng(0, ids, "solver"))
-    assert x_hat.isfinite().all()
+    assert solver.solve(posed(TASK, metered).problem).isfinite().all()
     assert metered.counts["denoiser"].tolist() == [7] * 3
     assert metered.counts["denoiser_backward"].tolist() == metered.counts["decoder_backward"].tolist() == [3] * 3
-    assert solver.cost().startswith("7 denoiser calls, 3 of them")
+    assert solver.cost(latent_prior.traits) == Cost(denoiser=7, denoiser_backward=3, decoder=4, decoder_backward=3)
+    assert solver.cost(frozenset({"pixel"})) == Cost(denoiser=7, denoiser_backward=3)

@@ -10,18 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.operators import LinearOperator
 from ipsolve.priors import MeteredPrior, Prior
 from ipsolve.priors.base import Prior as BasePrior
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import consistency
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import parse_solver
 from ipsolve.solvers.consistency.nullspace_resample import NullspaceReSample
 from ipsolve.solvers.steps.diffusion import ddim_step, noise_in
-from ipsolve.solvers.steps.likelihood import Likelihood
 
-from .conftest import problem
+from .conftest import IDS, posed
 
 SR = {"operator": "super_resolution", "factor": 2, "noise_std": 0.05}
 
@@ -47,60 +44,57 @@ def test_published_preset_has_every_addition_off() -> None:
 
 def test_plain_projection_measures_as_y_exactly(latent_prior: Prior) -> None:
     """Kuang 2026, eq. 19: A x_0' = y whatever x_0t was, as long as y is in the range of A (it is: full row rank)."""
-    _, operator, measurement, ids = problem(SR)
+    problem = posed(SR, latent_prior).problem
     solver = make(estimate_std=None, final_projection=True)
     with torch.no_grad():
-        x_hat = solver.solve(measurement, operator, latent_prior, image_rng(0, ids, "solver"))
-    torch.testing.assert_close(operator.forward(x_hat), measurement.y, rtol=0, atol=1e-10)
+        x_hat = solver.solve(problem)
+    assert problem.residual(x_hat).abs().max() < 1e-10
 
 
 def test_projection_leaves_the_null_space_alone(latent_prior: Prior) -> None:
-    x, operator, measurement, _ = problem(SR)
-    assert isinstance(operator, LinearOperator)
+    task = posed(SR, latent_prior)
+    x, problem, operator = task.x, task.problem, task.problem.linear_operator
     z = latent_prior.encode(x + 0.1)
     for encode_correction in (True, False):
         solver = make(estimate_std=None, encode_correction=encode_correction)
-        projected = latent_prior.decode(solver._project(Likelihood(measurement, operator, latent_prior), operator, z))
+        projected = latent_prior.decode(solver._project(problem, z))
         moved = projected - (x + 0.1)
         torch.testing.assert_close(moved, operator.pinv(operator.forward(moved)), rtol=0, atol=1e-10)
-        torch.testing.assert_close(operator.forward(projected), measurement.y, rtol=0, atol=1e-10)
+        assert problem.residual(projected).abs().max() < 1e-10
 
 
 def test_noise_aware_projection_is_the_posterior_mean_of_a_gaussian(latent_prior: Prior) -> None:
     """With x_0 ~ N(x_0t, estimate_std^2 I) and noise sigma it is E[x_0 | y]: Gaussian conditioning with a dense A."""
-    x, operator, measurement, _ = problem(SR, batch=1)
-    assert isinstance(operator, LinearOperator)
-    estimate, std, sigma = x + 0.1, 0.3, measurement.noise_std
+    task = posed(SR, latent_prior, batch=1)
+    x, problem, operator = task.x, task.problem, task.operator
+    estimate, std, sigma = x + 0.1, 0.3, 0.05
     basis = torch.eye(x.numel(), dtype=torch.float64).reshape(-1, *x.shape[1:])
     a = operator.forward(basis).flatten(1).T
     gain = std**2 * a.T @ torch.linalg.inv(std**2 * a @ a.T + sigma**2 * torch.eye(len(a), dtype=torch.float64))
-    expected = estimate.flatten() + gain @ (measurement.y.flatten() - a @ estimate.flatten())
-    data = Likelihood(measurement, operator, latent_prior)
-    z = make(estimate_std=std)._project(data, operator, latent_prior.encode(estimate))
+    expected = estimate.flatten() + gain @ (problem.y.flatten() - a @ estimate.flatten())
+    z = make(estimate_std=std)._project(problem, latent_prior.encode(estimate))
     torch.testing.assert_close(latent_prior.decode(z).flatten(), expected, rtol=0, atol=1e-9)
 
 
 def test_discrepancy_principle_stops_at_the_noise_level(latent_prior: Prior) -> None:
     """The fit ends below tau^2 m sigma^2 but does not go on to fit the noise, as the published stop does."""
-    x, operator, measurement, _ = problem(SR)
-    data = Likelihood(measurement, operator, latent_prior)
-    start = latent_prior.encode(x + 0.5)
+    task = posed(SR, latent_prior)
+    start = latent_prior.encode(task.x + 0.5)
     long = {"latent_iterations": 2000, "latent_lr": 5e-3}
-    careful = make(discrepancy=1.0, **long)._fit_latent(data, start)
-    published = make(discrepancy=None, **long)._fit_latent(data, start)
-    level = consistency(operator, measurement, latent_prior.decode(careful))
+    careful = make(discrepancy=1.0, **long)._fit_latent(task.problem, start)
+    published = make(discrepancy=None, **long)._fit_latent(task.problem, start)
+    level = task.consistency(latent_prior.decode(careful))
     assert ((level > 0.8) & (level < 1.1)).all()
-    assert (consistency(operator, measurement, latent_prior.decode(published)) < 0.1).all()
+    assert (task.consistency(latent_prior.decode(published)) < 0.1).all()
 
 
 def test_phase_orders_use_the_spaces_they_name(latent_prior: Prior) -> None:
     """A latent block calls the decoder with a backward call, a pixel block without."""
-    _, operator, measurement, ids = problem(SR, batch=1)
     first = {"phase_boundaries": [0.0, 1.0], "final_projection": False, "discrepancy": None, "guidance_scale": 0}
     for order, backward in (("latent_then_pixel", True), ("pixel_then_latent", False)):
         metered = MeteredPrior(latent_prior, 1)
         with torch.no_grad():
-            make(phase_order=order, **first).solve(measurement, operator, metered, image_rng(0, ids, "solver"))
+            make(phase_order=order, **first).solve(posed(SR, metered, batch=1).problem)
         assert (metered.counts["decoder_backward"] > 0).item() is backward
 
 
@@ -123,25 +117,23 @@ class Recording(BasePrior):
 
 
 def test_projection_state_chooses_the_estimate(latent_prior: Prior) -> None:
-    _, operator, measurement, ids = problem(SR, batch=1)
     times = latent_prior.schedule.levels(20)
     for state, extra in (("noisier", 0), ("cleaner", 1)):
         recording = Recording(latent_prior)
         solver = make(projection_state=state)
         with torch.no_grad():
-            solver.solve(measurement, operator, recording, image_rng(0, ids, "solver"))
+            solver.solve(posed(SR, recording, batch=1).problem)
         hits = [step for step in range(20) if solver._is_hit(step)]
         expected = [times[i].time for i in range(20)] + extra * [times[i + 1].time for i in hits]
         assert sorted(recording.times) == sorted(expected)
 
 
 def test_without_blocks_it_is_unconditional_ddim(latent_prior: Prior) -> None:
-    _, operator, measurement, ids = problem(SR)
     solver = make(phase_boundaries=[1.0, 1.0], final_projection=False, guidance_scale=0)
     with torch.no_grad():
-        x_hat = solver.solve(measurement, operator, latent_prior, image_rng(0, ids, "solver"))
+        x_hat = solver.solve(posed(SR, latent_prior).problem)
     levels = latent_prior.schedule.levels(20)
-    z = levels[0].sigma * image_rng(0, ids, "solver").normal(*latent_prior.latent_shape, dtype=torch.float64)
+    z = levels[0].sigma * image_rng(0, IDS, "solver").normal(*latent_prior.latent_shape, dtype=torch.float64)
     for t, s in pairwise(levels):
         z_0 = latent_prior.denoise(z, t)
         z = ddim_step(z_0, noise_in(z, z_0, t), t, s)
@@ -181,11 +173,10 @@ def test_every_field_is_used(field: str, latent_prior: Prior) -> None:
     prior: Prior = latent_prior
     if field == "encode_correction":
         prior = Lossy(latent_prior)
-    _, operator, measurement, ids = problem(SR, batch=1)
     results = []
     for fields in (base, {**base, field: changed[field]}):
         with torch.no_grad():
-            results.append(make(**fields).solve(measurement, operator, prior, image_rng(0, ids, "solver")))
+            results.append(make(**fields).solve(posed(SR, prior, batch=1).problem))
     assert not torch.equal(*results)
 
 

@@ -9,23 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.operators import Operator, SpectralOperator
+from ipsolve.evaluation.sampling import draw
 from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import Level, Prior
-from ipsolve.problem import Measurement
+from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.mixtures.mixture import MixturePrior
+from ipsolve.problem import Problem, Solution, inverse_cdf, systematic
 from ipsolve.randomness import ImageRng, image_rng
 from ipsolve.solvers.steps.filtering import GaussianStep, Observation, diffused_measurement
-from ipsolve.solvers.steps.particles import (
-    ParticleSolver,
-    _inverse_cdf,
-    effective_sample_size,
-    gather,
-    multinomial,
-    systematic,
-)
+from ipsolve.solvers.steps.particles import ParticleSolver, effective_sample_size, gather, multinomial
 from ipsolve.solvers.steps.spectral import inverse_singular_values
 
-from .conftest import problem
+from .conftest import posed
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.05, 0.4, 0.0, 0.25, 0.3], dtype=F64)
@@ -35,11 +30,15 @@ def streams(count: int) -> ImageRng:
     return image_rng(0, [f"image{i}" for i in range(count)], "solver")
 
 
+def as_many(log_weights: Tensor, rng: ImageRng) -> Tensor:
+    return systematic(log_weights, log_weights.shape[1], rng)
+
+
 def offspring(ancestors: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(ancestors, len(WEIGHTS)).sum(1).double()
 
 
-@pytest.mark.parametrize("resample", [multinomial, systematic])
+@pytest.mark.parametrize("resample", [multinomial, as_many])
 def test_every_particle_has_as_many_descendants_as_its_weight_says(resample: object) -> None:
     images = 8000
     children = offspring(resample((WEIGHTS.log() + 3.0).expand(images, -1), streams(images)))  # type: ignore[operator]
@@ -50,9 +49,9 @@ def test_every_particle_has_as_many_descendants_as_its_weight_says(resample: obj
 
 
 def test_systematic_rounds_the_expected_number_up_or_down() -> None:
-    children = offspring(systematic(WEIGHTS.log().expand(500, -1), streams(500)))
+    children = offspring(systematic(WEIGHTS.log().expand(500, -1), 5, streams(500)))
     assert ((children - 5 * WEIGHTS).abs() < 1).all()
-    assert (systematic(torch.zeros(20, 7, dtype=F64), streams(20)) == torch.arange(7)).all()
+    assert (systematic(torch.zeros(20, 7, dtype=F64), 7, streams(20)) == torch.arange(7)).all()
 
 
 def test_multinomial_numbers_have_the_binomial_variance() -> None:
@@ -61,7 +60,7 @@ def test_multinomial_numbers_have_the_binomial_variance() -> None:
     torch.testing.assert_close(children.var(0), 5 * WEIGHTS * (1 - WEIGHTS), rtol=0.06, atol=0)
 
 
-@pytest.mark.parametrize("resample", [multinomial, systematic])
+@pytest.mark.parametrize("resample", [multinomial, as_many])
 def test_images_are_resampled_apart(resample: object) -> None:
     log_weights = streams(6).child("weights").normal(9, dtype=F64)
     together = resample(log_weights, streams(6))  # type: ignore[operator]
@@ -78,12 +77,12 @@ def test_images_are_resampled_apart(resample: object) -> None:
 def test_weights_of_any_size_do_not_break_resampling() -> None:
     log_weights = torch.tensor([[-1e6, -1e6 - 1e3, -2e6], [0.0, -math.inf, -math.inf]], dtype=F64)
     assert (multinomial(log_weights, streams(2)) == 0).all()
-    assert (systematic(log_weights, streams(2)) == 0).all()
+    assert (systematic(log_weights, 3, streams(2)) == 0).all()
 
 
 def test_the_very_first_position_skips_a_particle_without_weight() -> None:
     log_weights = torch.tensor([[-math.inf, 0.0, 0.0]], dtype=F64)
-    assert _inverse_cdf(log_weights, torch.tensor([[0.0, 0.5]], dtype=F64)).tolist() == [[1, 2]]
+    assert inverse_cdf(log_weights, torch.tensor([[0.0, 0.5]], dtype=F64)).tolist() == [[1, 2]]
 
 
 def test_effective_sample_size() -> None:
@@ -97,17 +96,17 @@ class Fixed(ParticleSolver):
 
     num_particles: int = 5
 
-    def particles(
-        self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng
-    ) -> tuple[Tensor, Tensor]:
-        batch = rng.batch_size
-        return torch.arange(5.0).expand(batch, -1)[..., None], WEIGHTS.log().expand(batch, -1)
+    def solve(self, problem: Problem) -> Solution:
+        batch = problem.batch_size
+        return Solution(torch.arange(5.0).expand(batch, -1)[..., None], WEIGHTS.log().expand(batch, -1))
 
 
-def test_one_particle_is_drawn_by_its_weight(pixel_prior: Prior) -> None:
+def test_one_particle_is_drawn_by_its_weight() -> None:
     images = 8000
     operator = Matrix(torch.eye(1, dtype=F64)[None])
-    drawn = Fixed().solve(Measurement(torch.zeros(images, 1), 0.1), operator, pixel_prior, streams(images))
+    prior = MixturePrior(GaussianMixture.isotropic(torch.ones(1), torch.zeros(1, 1), 1.0), (1,))
+    y, noise_std = torch.zeros(images, 1, dtype=F64), torch.full((images,), 0.1, dtype=F64)
+    drawn = draw(Fixed(), Problem(y, noise_std, operator, prior, streams(images)))[:, 0]
     assert drawn.shape == (images, 1)
     frequency = offspring(drawn.long()).mean(0)
     assert ((frequency - WEIGHTS).abs() <= 4.5 * (WEIGHTS * (1 - WEIGHTS) / images).sqrt()).all()
@@ -123,16 +122,17 @@ TASKS = [
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task["operator"])
 @pytest.mark.parametrize(("v", "noise_std"), [(0.3, 0.2), (0.3, 0.0)])
-def test_filtering_is_gaussian_conditioning(task: dict[str, object], v: float, noise_std: float) -> None:
+def test_filtering_is_gaussian_conditioning(
+    task: dict[str, object], v: float, noise_std: float, pixel_prior: Prior
+) -> None:
     """Evidence, mean and covariance of the filtered state, for any SVD, complex ones too, by dense matrices."""
-    _, operator, measurement, _ = problem(task, batch=1)
-    assert isinstance(operator, SpectralOperator)
+    alone = posed(task, pixel_prior, batch=1).problem
+    operator, y = alone.spectral_operator, alone.y
     d, shape = math.prod(operator.image_shape), operator.image_shape
     basis = torch.eye(d, dtype=F64).reshape(d, *shape)
     rows = torch.zeros(d, dtype=torch.int64)
     swarm = operator.select(rows)
     a = swarm.forward(basis).flatten(1).T
-    y = measurement.y
     inverse = inverse_singular_values(operator)
     observed = Observation(inverse * operator.measurement_to_spectral(y), (noise_std * inverse).square(), inverse > 0)
     mean = streams(1).normal(2, *shape, dtype=F64)[0]

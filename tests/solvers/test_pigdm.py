@@ -10,10 +10,11 @@ from ipsolve.priors import Level, MeteredPrior, Prior
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import FlowMatching
 from ipsolve.randomness import image_rng
+from ipsolve.solvers.base import Cost
 from ipsolve.solvers.guidance.mmps import MMPS
 from ipsolve.solvers.guidance.pigdm import PiGDM
 
-from .conftest import problem
+from .conftest import posed
 from .gaussian_problem import BATCH, IDS, SCHEDULES, D, GaussianProblem, M, Step, gaussian_problem, mv, steps
 
 NUM_STEPS = 4
@@ -22,7 +23,7 @@ STD = 0.7
 
 def score(gauss: GaussianProblem, x_0: Tensor, t: Level, r_2: float) -> Tensor:
     """g = J^T A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x_0)."""
-    evidence = r_2 * gauss.a @ gauss.a.mT + gauss.measurement.noise_std**2 * torch.eye(M, dtype=torch.float64)
+    evidence = r_2 * gauss.a @ gauss.a.mT + gauss.noise_std**2 * torch.eye(M, dtype=torch.float64)
     h = mv(gauss.a.mT, mv(torch.linalg.inv(evidence), gauss.y - mv(gauss.a, x_0)))
     return mv(gauss.jacobian(t).T, h)
 
@@ -109,27 +110,26 @@ def test_a_late_start_is_noised_pseudo_inverse(noise_std: float) -> None:
     x = t.sigma * rng.normal(D, dtype=torch.float64) + t.alpha * mv(gauss.a.mT @ torch.linalg.inv(evidence), gauss.y)
     for step in last:
         x = by_hand(gauss, x, step, rng.normal(D, dtype=torch.float64), 1.0, True)
-    solver, metered = PiGDM(num_steps=10, start=0.3), MeteredPrior(gauss.prior, BATCH)
+    solver, metered = PiGDM(num_steps=10, start=0.3), MeteredPrior(gauss.problem.prior, BATCH)
     torch.testing.assert_close(gauss.solve(solver, metered), x, rtol=1e-9, atol=1e-9)
     assert metered.counts["denoiser"].tolist() == metered.counts["denoiser_backward"].tolist() == [3] * BATCH
-    assert solver.cost().startswith("3 denoiser calls")
+    assert solver.cost(gauss.problem.prior.traits) == Cost(denoiser=3, denoiser_backward=3)
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_pure_noise_is_a_level_like_any_other(adaptive: bool) -> None:
     """Flow matching starts at alpha = 0, where s_t is infinite."""
     gauss = gaussian_problem("vp")
-    flow = MixturePrior(gauss.prior.mixture, (D,), FlowMatching())
+    flow = MixturePrior(gauss.problem.prior.mixture, (D,), FlowMatching())
     x_hat = gauss.solve(PiGDM(num_steps=50, adaptive_weight=adaptive), flow)
     assert x_hat.isfinite().all()
     assert (mv(gauss.a, x_hat) - gauss.y).norm(dim=1).max() < 1.0
 
 
 def test_operators_without_a_decomposition_are_solved_by_conjugate_gradients(pixel_prior: Prior) -> None:
-    _, operator, measurement, ids = problem({"operator": "motion_blur", "kernel_size": 3, "noise_std": 0.05})
-    x_hat = PiGDM(num_steps=30).solve(measurement, operator, pixel_prior, image_rng(0, ids, "solver"))
-    unguided = PiGDM(num_steps=30, guidance_weight=0).solve(
-        measurement, operator, pixel_prior, image_rng(0, ids, "solver")
-    )
-    fit, free = ((operator.forward(x) - measurement.y).square().mean().sqrt() for x in (x_hat, unguided))
-    assert fit < 0.5 * free
+    residuals = []
+    for weight in (1.0, 0.0):
+        problem = posed({"operator": "motion_blur", "kernel_size": 3, "noise_std": 0.05}, pixel_prior).problem
+        x_hat = PiGDM(num_steps=30, guidance_weight=weight).solve(problem)
+        residuals.append(problem.residual(x_hat).square().mean().sqrt())
+    assert residuals[0] < 0.5 * residuals[1]

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ipsolve.operators import Operator
 from ipsolve.priors import Level, MeteredPrior, Prior, scaled_linear
-from ipsolve.problem import Measurement
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import parse_solver
 from ipsolve.solvers.consistency.resample import ReSample
 from ipsolve.solvers.steps.hard_consistency import is_hit, phase_of, resampling_variance
 
-from .conftest import LATENT, ShuffledPrior, mixture, problem
+from .conftest import IDS, LATENT, ShuffledPrior, mixture, posed
 
 LDM = scaled_linear(0.0015, 0.0195)
 LEVELS = LDM.levels(500)  # 499 - index is the position of the authors' index
@@ -52,16 +51,16 @@ class Shrinking(ShuffledPrior):
 
 def test_official_number_of_network_calls() -> None:
     """665 denoiser calls without a backward call; 500 guided steps and 17 latent fits through the decoder."""
-    _, operator, measurement, ids = problem(TASK, batch=1)
     metered = MeteredPrior(Shrinking(mixture()), 1)
     solver = parse_solver({"solver": "resample", "pixel_iterations": 1, "latent_iterations": 1})
     with torch.no_grad():
-        solver.solve(measurement, operator, metered, image_rng(0, ids, "solver"))
+        solver.solve(posed(TASK, metered, batch=1).problem)
     assert {name: int(count) for name, count in metered.counts.items()} == {
         "denoiser": 665,
         "denoiser_backward": 0,
         "decoder": 500 + 17 + 17 + 1,  # and 17 decodings before pixel fits, one at the end
         "decoder_backward": 500 + 17,
+        "encoder": 17,
     }
 
 
@@ -136,16 +135,15 @@ def test_official_preset_is_the_authors_loop(latent_prior: Prior) -> None:
         }
     )
     assert isinstance(solver, ReSample)
-    _, operator, measurement, ids = problem(TASK, batch=2)
+    problem = posed(TASK, latent_prior, batch=2).problem
     with torch.no_grad():
-        batched = solver.solve(measurement, operator, latent_prior, image_rng(0, ids, "solver"))
+        batched = solver.solve(problem)
     for row in range(2):
-        index = torch.tensor([row])
-        rng = image_rng(0, [ids[row]], "solver")
+        own = problem.select(torch.tensor([row]))
+        rng = image_rng(0, [IDS[row]], "solver")
         draws = [rng.normal(*LATENT, dtype=torch.float64) for _ in range(20)]
         draws[0] = draws[0] * latent_prior.schedule.levels(30)[0].sigma
-        own: Measurement = measurement.select(index)
-        expected = rewritten(solver, own.y, operator.select(index), latent_prior, draws)
+        expected = rewritten(solver, own.y, own.known_operator, latent_prior, draws)
         torch.testing.assert_close(batched[row], expected[0], rtol=0, atol=1e-8)
 
 

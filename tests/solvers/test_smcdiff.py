@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
-from ipsolve.operators import LinearOperator, parse_task
+from ipsolve.operators import parse_task
 from ipsolve.priors import Level, Prior
 from ipsolve.priors.schedules import linear
 from ipsolve.randomness import image_rng
@@ -15,7 +16,7 @@ from ipsolve.requests.errors import RequestError
 from ipsolve.solvers.monte_carlo.fps import FPS
 from ipsolve.solvers.monte_carlo.smcdiff import SMCDiff
 
-from .conftest import problem
+from .conftest import posed
 from .gaussian_chain import (
     F64,
     SCHEDULES,
@@ -26,10 +27,9 @@ from .gaussian_chain import (
     assert_posterior,
     assert_samples,
     exact,
-    measurements,
     operator,
     posterior,
-    prior,
+    problem,
     runs,
     z_scores,
 )
@@ -48,7 +48,7 @@ def replaced(levels: list[Level], noise_std: float) -> list[list[int]]:
 def test_the_filter_is_exact_for_its_path(name: str, eta: float) -> None:
     """Particles follow the model's chain conditioned on V_i^T x_t = z_t,i at the levels noisier than y_i."""
     count, levels = 60, SCHEDULES[name].levels(7)
-    filtered = OnePath.of(SMCDiff(num_steps=7, num_particles=400, eta=eta), measurements(1, NOISE_STD), levels)
+    filtered = OnePath.of(SMCDiff(num_steps=7, num_particles=400, eta=eta), NOISE_STD, levels)
     seen = replaced(levels, NOISE_STD)
     assert seen[0] == [0, 1]
     assert seen[-1] == []
@@ -60,8 +60,7 @@ def test_the_filter_is_exact_for_its_path(name: str, eta: float) -> None:
             belief = belief.observe(VT[i : i + 1], z, torch.zeros(1, 1, dtype=F64))
         return belief
 
-    cloud = filtered.particles(measurements(count, NOISE_STD), operator(), prior(SCHEDULES[name]), runs(count))
-    assert_samples(*cloud, exact(levels, eta, observe))
+    assert_samples(filtered.solve(problem(count, NOISE_STD, SCHEDULES[name])), exact(levels, eta, observe))
 
 
 def _sign(i: int) -> float:
@@ -75,9 +74,8 @@ def test_the_path_carries_the_noise_of_its_level(name: str) -> None:
     count, levels = 4000, SCHEDULES[name].levels(6)
     rng = image_rng(1, [f"run{i}" for i in range(count)], "measurement")
     y = Y + NOISE_STD * rng.normal(2, dtype=F64)
-    clean = measurements(count, NOISE_STD)
-    noisy = type(clean)(y, NOISE_STD)
-    path = list(SMCDiff(num_steps=6).observations(noisy, operator(), levels, runs(count)))
+    noisy = replace(problem(count, NOISE_STD), y=y)
+    path = list(SMCDiff(num_steps=6).observations(noisy, levels, runs(count)))
     x_0 = operator().measurement_to_spectral(Y[None]) / operator().singular_values()
     pairs = 0
     for k, (t, s) in enumerate(pairwise(levels)):
@@ -97,8 +95,7 @@ def test_runs_together_are_the_posterior(noise_std: float) -> None:
     """Averaged over the path of y, with many steps and an exact denoiser."""
     law, count = posterior(max(noise_std, 1e-6)), 200
     solver = SMCDiff(num_steps=200, num_particles=32)
-    cloud = solver.particles(measurements(count, noise_std), operator(), prior(linear()), runs(count))
-    assert_posterior(*cloud, law, mean=0.06, covariance=0.06)
+    assert_posterior(solver.solve(problem(count, noise_std, linear())), law, mean=0.06, covariance=0.06)
 
 
 @pytest.mark.parametrize(
@@ -112,17 +109,16 @@ def test_runs_together_are_the_posterior(noise_std: float) -> None:
 )
 def test_without_noise_it_is_fps_on_the_path_of_the_model(task: dict[str, object], pixel_prior: Prior) -> None:
     """And A x_hat = y."""
-    _, a, measurement, ids = problem(task)
-    assert isinstance(a, LinearOperator)
     settings = {"num_steps": 8, "num_particles": 3, "eta": 0.8}
     solvers = SMCDiff(**settings), FPS(c_rate=None, **settings)  # type: ignore[arg-type]
-    outputs = [solver.solve(measurement, a, pixel_prior, image_rng(0, ids, "solver")) for solver in solvers]
-    torch.testing.assert_close(*outputs, rtol=0, atol=1e-9)
-    torch.testing.assert_close(a.forward(outputs[0]), measurement.y, rtol=0, atol=1e-8)
+    clouds = [solver.solve(posed(task, pixel_prior).problem) for solver in solvers]
+    torch.testing.assert_close(clouds[0].x, clouds[1].x, rtol=0, atol=1e-9)
+    problems = posed(task, pixel_prior).problem.repeat(3)  # one of each particle
+    assert problems.residual(clouds[0].x.flatten(0, 1)).abs().max() < 1e-8
 
 
 def test_tasks_it_cannot_do_are_refused() -> None:
     with pytest.raises(RequestError, match="solver smcdiff needs a linear operator"):
-        SMCDiff().check(parse_task({"operator": "hdr"})[0], False, 0.0)
+        SMCDiff().check(parse_task({"operator": "hdr"}), frozenset({"pixel"}))
     with pytest.raises(RequestError, match="solver smcdiff needs a pixel prior"):
-        SMCDiff().check(parse_task({"operator": "super_resolution", "factor": 2})[0], True, 0.0)
+        SMCDiff().check(parse_task({"operator": "super_resolution", "factor": 2}), frozenset({"latent"}))

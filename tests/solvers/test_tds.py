@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -14,11 +15,11 @@ from ipsolve.priors import MeteredPrior, Prior
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import linear
-from ipsolve.problem import Measurement
+from ipsolve.problem import Problem
 from ipsolve.randomness import image_rng
 from ipsolve.solvers.monte_carlo.tds import TDS
 
-from .conftest import problem
+from .conftest import posed
 from .gaussian_chain import (
     COVARIANCE,
     F64,
@@ -29,12 +30,11 @@ from .gaussian_chain import (
     assert_posterior,
     assert_samples,
     exact,
-    measurements,
     moments,
-    operator,
     posterior,
-    prior,
+    problem,
     runs,
+    weights,
     z_scores,
 )
 
@@ -47,8 +47,8 @@ EYE = torch.eye(3, dtype=F64)
 def test_particles_and_weights_by_hand(name: str, tau: float | None, ess_threshold: float) -> None:
     """Wu et al. 2023, Algorithm 1, written out for a linear denoiser, resampled never or at every step."""
     solver = TDS(num_steps=3, num_particles=5, eta=0.7, tau=tau, ess_threshold=ess_threshold)
-    model, levels = prior(SCHEDULES[name]), SCHEDULES[name].levels(3)
-    x, log_weights = solver.particles(measurements(1, NOISE_STD), operator(), model, image_rng(0, ["run"], "solver"))
+    levels = SCHEDULES[name].levels(3)
+    cloud = solver.solve(replace(problem(1, NOISE_STD, SCHEDULES[name]), rng=image_rng(0, ["run"], "solver")))
 
     rng = image_rng(0, ["run"], "solver")
     state = levels[0].sigma * rng.normal(5, 3, dtype=F64)[0]
@@ -81,8 +81,9 @@ def test_particles_and_weights_by_hand(name: str, tau: float | None, ess_thresho
             total -= MultivariateNormal(twisted, v * EYE).log_prob(state)
         before = log_twist
     total += -0.5 * ((Y - state @ A.T) ** 2).sum(1) / NOISE_STD**2 - before
-    torch.testing.assert_close(x[0], state, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(log_weights[0], total.log_softmax(0), rtol=1e-8, atol=1e-8)
+    assert cloud.log_weights is not None
+    torch.testing.assert_close(cloud.x[0], state, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(cloud.log_weights[0], total.log_softmax(0), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
@@ -92,8 +93,7 @@ def test_exact_for_the_model_at_any_number_of_steps(name: str, eta: float, ess_t
     levels, count = SCHEDULES[name].levels(6), 60
     law = exact(levels, eta, lambda k, b: b.observe(A, Y, NOISE_STD**2 * torch.eye(2, dtype=F64)) if k == 6 else b)
     solver = TDS(num_steps=6, num_particles=400, eta=eta, ess_threshold=ess_threshold)
-    cloud = solver.particles(measurements(count, NOISE_STD), operator(), prior(SCHEDULES[name]), runs(count))
-    assert_samples(*cloud, law)
+    assert_samples(solver.solve(problem(count, NOISE_STD, SCHEDULES[name])), law)
 
 
 def test_the_posterior_and_a_falling_error() -> None:
@@ -102,10 +102,10 @@ def test_the_posterior_and_a_falling_error() -> None:
     errors = []
     for particles in (4, 64):
         solver = TDS(num_steps=60, num_particles=particles)
-        cloud = solver.particles(measurements(count, NOISE_STD), operator(), prior(linear()), runs(count))
-        errors.append((moments(*cloud)[0] - law.mean).square().sum(1).mean().sqrt())
+        cloud = solver.solve(problem(count, NOISE_STD, linear()))
+        errors.append((moments(cloud)[0] - law.mean).square().sum(1).mean().sqrt())
     assert errors[1] < 0.4 * errors[0]
-    assert_posterior(*cloud, law, mean=0.05, covariance=0.06)
+    assert_posterior(cloud, law, mean=0.05, covariance=0.06)
 
 
 def test_mixture_weights_along_a_direction_that_y_does_not_see() -> None:
@@ -114,13 +114,9 @@ def test_mixture_weights_along_a_direction_that_y_does_not_see() -> None:
     blind = Matrix(torch.tensor([[[1.0, 0.0]]], dtype=F64))
     count = 40
     solver = TDS(num_steps=40, num_particles=50)
-    x, log_weights = solver.particles(
-        Measurement(torch.full((count, 1), 0.3, dtype=F64), 0.2),
-        blind,
-        MixturePrior(mixture, (2,)),
-        runs(count),
-    )
-    share = (log_weights.exp() * (x[..., 1] > 0)).sum(1)
+    y, noise_std = torch.full((count, 1), 0.3, dtype=F64), torch.full((count,), 0.2, dtype=F64)
+    cloud = solver.solve(Problem(y, noise_std, blind, MixturePrior(mixture, (2,)), runs(count)))
+    share = (weights(cloud) * (cloud.x[..., 1] > 0)).sum(1)
     assert z_scores(share, torch.tensor(0.7, dtype=F64)).abs() < 4
     assert share.std() < 0.35
 
@@ -131,18 +127,17 @@ def test_without_noise_the_last_twist_stands_for_the_likelihood() -> None:
     count = 40
     law = exact(levels, 1.0, lambda k, b: b.observe(A, Y, variance * torch.eye(2, dtype=F64)) if k == 40 else b)
     solver = TDS(num_steps=40, num_particles=100)
-    cloud = solver.particles(measurements(count, 0.0), operator(), prior(linear()), runs(count))
-    assert_samples(*cloud, law)
+    assert_samples(solver.solve(problem(count, 0.0, linear())), law)
 
 
 @pytest.mark.parametrize("kind", ["pixel", "latent"])
 def test_non_linear_operators_and_what_is_counted(kind: str, request: pytest.FixtureRequest) -> None:
     model: Prior = request.getfixturevalue(f"{kind}_prior")
-    x, hdr, measurement, ids = problem({"operator": "hdr", "noise_std": 0.05})
     metered = MeteredPrior(model, 3)
+    hdr = posed({"operator": "hdr", "noise_std": 0.05}, metered)
     solver = TDS(num_steps=4, num_particles=3)
-    cloud, log_weights = solver.particles(measurement, hdr, metered, image_rng(0, ids, "solver"))
-    assert cloud.shape == (3, 3, *x.shape[1:])
-    torch.testing.assert_close(log_weights.exp().sum(1), torch.ones(3, dtype=F64), rtol=0, atol=1e-12)
-    assert cloud.isfinite().all()
+    cloud = solver.solve(hdr.problem)
+    assert cloud.x.shape == (3, 3, *hdr.x.shape[1:])
+    torch.testing.assert_close(weights(cloud).sum(1), torch.ones(3, dtype=F64), rtol=0, atol=1e-12)
+    assert cloud.x.isfinite().all()
     assert metered.counts["denoiser"].tolist() == metered.counts["denoiser_backward"].tolist() == [12] * 3

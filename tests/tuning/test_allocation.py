@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from ipsolve.requests.errors import RequestError
 from tests.tuning.small_sweeps import sweep
-from tuning.allocation import share_of
+from tuning.allocation import allocation_of
 
 pytestmark = pytest.mark.xdist_group("ray, too")
 
@@ -30,7 +30,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 def refused(folder: Path, **compute: Any) -> str:
     with pytest.raises(RequestError) as caught:
-        share_of(sweep(folder, compute=compute))
+        allocation_of(sweep(folder, compute=compute))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -47,5 +47,5 @@ def test_a_trial_that_fits_no_node_is_refused_and_one_that_does_is_not(tmp_path:
     assert refused(tmp_path, gpus_per_trial=0, cpus_per_trial=3) == (
         "compute.cpus_per_trial: 3 asked for, and no node of the cluster has more than 2"
     )
-    assert share_of(sweep(tmp_path, compute={"gpus_per_trial": 0.5})).num_actors == 2
-    assert share_of(sweep(tmp_path, compute={"gpus_per_trial": 0, "cpus_per_trial": 2})).cpus == 2
+    assert allocation_of(sweep(tmp_path, compute={"gpus_per_trial": 0.5})).num_actors == 2
+    assert allocation_of(sweep(tmp_path, compute={"gpus_per_trial": 0, "cpus_per_trial": 2})).cpus == 2

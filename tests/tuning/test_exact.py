@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ipsolve.metrics import METRICS
 from tests.tuning.small_sweeps import drive, sweep
 from tuning.ledger import state_of
-from tuning.objective import CEILINGS, Objective
+from tuning.objective import Objective
 from tuning.outcome import write_outcome
 
 
@@ -21,9 +22,9 @@ def test_exact_images_are_kept_as_infinite_and_the_trial_completes(tmp_path: Pat
     assert np.isposinf(pd.read_parquet(driven.run.path("images"))["psnr"]).all()
     trials = driven.ledger.trials()
     assert {state_of(each) for each in trials} == {"complete"}
-    assert all(each.values == [CEILINGS["psnr"]] for each in trials)
+    assert all(each.values == [METRICS["psnr"].exact] for each in trials)
     table = write_outcome(driven.run, trial, driven.ledger, driven.scores)
-    assert (table["objective"] == CEILINGS["psnr"]).all()
+    assert (table["objective"] == METRICS["psnr"].exact).all()
     assert (table["copy.psnr"] == math.inf).all()
 
 

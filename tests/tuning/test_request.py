@@ -72,6 +72,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluate": {"data": {"source": "portraits:test", "limit": 2}, "metrics": ["psrn"]}},
         "evaluate.metrics: unknown metric 'psrn' (did you mean 'psnr'?)",
     ),
+    "setting of a metric to evaluate": (
+        {"evaluate": {"data": {"source": "portraits:test", "limit": 2}, "metrics": [{"metric": "kid", "subset": 3}]}},
+        "evaluate.metrics.0.subset: unknown key (did you mean 'subsets'?); allowed: subsets, subset_size",
+    ),
+    "headline to evaluate": (
+        {"evaluate": {"data": {"source": "portraits:test", "limit": 2}, "metrics": ["ssim"], "headline": "psnr"}},
+        "evaluate.headline: no metric of images that is asked for: 'psnr'; allowed: ssim",
+    ),
     "baseline for another prior": (
         {"evaluate": {"data": {"source": "portraits:test", "limit": 2}, "baseline": {"solver": "psld"}}},
         "evaluate.baseline on tasks.denoise: solver psld needs a latent prior",

@@ -9,8 +9,7 @@ import numpy as np
 
 from ipsolve.datasets.base import Image, ImageError, Source, digest
 from ipsolve.datasets.portraits.render import MIN_SIZE, render
-from ipsolve.requests.errors import RequestError
-from ipsolve.requests.registry import did_you_mean
+from ipsolve.requests.errors import RequestError, did_you_mean
 
 SPLIT_LENGTH = 1_000_000
 SPLITS = {"train": 0, "val": SPLIT_LENGTH, "test": 2 * SPLIT_LENGTH}  # first portrait of each; disjoint ranges
@@ -36,7 +35,7 @@ class Portraits(Source):
         if self.split not in SPLITS:
             hint = did_you_mean(self.split, SPLITS)
             raise RequestError(
-                f"data.source: portraits has no split {self.split!r}{hint}; allowed: {', '.join(SPLITS)}"
+                "data.source", f"portraits has no split {self.split!r}{hint}; allowed: {', '.join(SPLITS)}"
             )
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ipsolve.priors.base import Shape
@@ -54,6 +54,16 @@ class FittedMixtureSpec(PriorSpec):
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._file(WEIGHTS).read_bytes()).hexdigest()
+
+    def check(self) -> None:
+        self.summary()
+        try:
+            with safe_open(self._file(WEIGHTS), framework="pt") as file:
+                found = set(file.keys())
+        except SafetensorError as error:
+            raise RequestError(f"prior.path: {self._file(WEIGHTS)} is not a fitted mixture: {error}") from None
+        if lacking := [name for name in TENSORS if name not in found]:
+            raise RequestError(f"prior.path: {self._file(WEIGHTS)} is not a fitted mixture: it has no {lacking[0]}")
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> MixturePrior:
         shape = self.summary().image_shape

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ipsolve.files.filesystems import require_local
 from ipsolve.priors.schedules import DiscreteSchedule, cosine, from_betas, linear, scaled_linear
 from ipsolve.requests.errors import RequestError
 
+T = TypeVar("T")
 Config = dict[str, Any]
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
@@ -81,6 +82,14 @@ def network_config(folder: Path, component: str, allowed: Collection[str]) -> Co
     return config
 
 
+def check_network(folder: Path, component: str, allowed: Collection[str]) -> None:
+    """Raise RequestError where :func:`load_network` would; of the weights only names and shapes are read."""
+    config = network_config(folder, component, allowed)
+    module = without_weights(config, f"prior.path: {folder / component / 'config.json'}")
+    shapes = _read(folder / component, lambda file, name: tuple(file.get_slice(name).get_shape()))
+    _require_fit(module, shapes, f"prior.path: {folder / component}")
+
+
 def load_network(folder: Path, component: str, allowed: Collection[str], dtype: torch.dtype) -> nn.Module:
     """Return a network of diffusers, its weights cast to ``dtype``.
 
@@ -91,7 +100,7 @@ def load_network(folder: Path, component: str, allowed: Collection[str], dtype: 
     config = network_config(folder, component, allowed)
     weights = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in _read_weights(folder / component).items()
+        for name, tensor in _read(folder / component, lambda file, name: file.get_tensor(name)).items()
     }
     module = without_weights(config, f"prior.path: {folder / component / 'config.json'}")
     fill(module, weights, f"prior.path: {folder / component}")
@@ -115,8 +124,12 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     Raises:
         RequestError: a weight is missing, unexpected, or of another shape than the configuration implies.
     """
+    _require_fit(module, {name: tuple(tensor.shape) for name, tensor in weights.items()}, where)
+    module.load_state_dict(weights, assign=True)
+
+
+def _require_fit(module: nn.Module, found: Mapping[str, tuple[int, ...]], where: str) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for problem, names in (
         ("lacks", expected.keys() - found.keys()),
         ("holds unexpected", found.keys() - expected.keys()),
@@ -126,7 +139,6 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     for name, shape in expected.items():
         if found[name] != shape:
             raise RequestError(f"{where}: {name} has shape {found[name]}, its configuration implies {shape}")
-    module.load_state_dict(weights, assign=True)
 
 
 def load_schedule(folder: Path) -> tuple[DiscreteSchedule, str]:
@@ -183,7 +195,8 @@ def _sha256(files: tuple[tuple[str, str, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _read(folder: Path, get: Callable[[Any, str], T]) -> dict[str, T]:
+    """Return what ``get`` makes of each tensor in the files of a component, given an open file and a name."""
     plain = folder / "diffusion_pytorch_model.safetensors"
     files = [plain] if plain.is_file() else sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
     if not files:
@@ -194,12 +207,12 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
                 "convert them with python -m ray_jobs.convert"
             )
         raise RequestError(f"prior.path: {folder} has no diffusion_pytorch_model.safetensors")
-    weights: dict[str, Tensor] = {}
+    weights: dict[str, T] = {}
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118, the handle is no iterable
-                    weights[_current_name(name)] = file.get_tensor(name)
+                    weights[_current_name(name)] = get(file, name)
         except SafetensorError as error:
             raise RequestError(f"prior.path: {path} is not a safetensors file: {error}") from None
     return weights

@@ -12,12 +12,20 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.priors.base import Shape
-from ipsolve.priors.networks.diffusers_folder import Config, fingerprint, load_network, network_config, resolve
+from ipsolve.priors.networks.diffusers_folder import (
+    Config,
+    check_network,
+    fingerprint,
+    load_network,
+    network_config,
+    resolve,
+)
 from ipsolve.priors.networks.unet import (
     DEFAULT_EXECUTION,
     Execution,
     Precision,
     UNetPrior,
+    check_unet,
     load_unet,
     state_shape,
     unet_state_shape,
@@ -169,6 +177,12 @@ class LatentSpec(PriorSpec):
         folder = resolve(self.path)
         files = fingerprint(folder, (_autoencoder(folder), "unet", "scheduler"))
         return hashlib.sha256(f"{files} {self.scaling_factor} {self.quantize}".encode()).hexdigest()
+
+    def check(self) -> None:
+        self.summary()
+        folder = resolve(self.path)
+        check_network(folder, _autoencoder(folder), AUTOENCODERS)
+        check_unet(folder)
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> LatentPrior:
         self.summary()

@@ -18,6 +18,7 @@ from ipsolve.priors.networks.unet import (
     Execution,
     Precision,
     UNetPrior,
+    check_unet,
     load_unet,
     state_shape,
     unet_state_shape,
@@ -83,6 +84,10 @@ class PixelSpec(PriorSpec):
 
     def fingerprint(self) -> str:
         return hashlib.sha256(fingerprint(resolve(self.path), ("unet", "scheduler")).encode()).hexdigest()
+
+    def check(self) -> None:
+        self.summary()
+        check_unet(resolve(self.path))
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> PixelPrior:
         self.summary()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ipsolve.priors.base import Prior, Shape
-from ipsolve.priors.networks.diffusers_folder import Config, load_network, load_schedule, network_config
+from ipsolve.priors.networks.diffusers_folder import Config, check_network, load_network, load_schedule, network_config
 from ipsolve.priors.schedules import Level, Schedule
 from ipsolve.requests.errors import RequestError
 
@@ -92,6 +92,12 @@ class UNetPrior(Prior):
                 return t.alpha * x_t - t.sigma * out
             case _:
                 return out
+
+
+def check_unet(folder: Path) -> None:
+    """Raise RequestError where :func:`load_unet` would; no weights are loaded."""
+    load_schedule(folder)
+    check_network(folder, "unet", ("UNet2DModel",))
 
 
 def load_unet(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Schedule, str]:

@@ -8,11 +8,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.citation import Citation
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Solver
 
 
 @SOLVERS.register
@@ -27,13 +26,18 @@ class PseudoInverse(Solver):
     """
 
     name: ClassVar[str] = "pseudo_inverse"
-    paper: ClassVar[str] = "Moore 1920; Penrose 1955 (damped: Tikhonov 1963)"
-    family: ClassVar[str] = "classical"
-    requires: ClassVar[Requirements] = Requirements(linear=True)
+    citation: ClassVar[Citation] = Citation(
+        key="penrose1955inverse",
+        authors="Penrose, Roger",
+        title="A Generalized Inverse for Matrices",
+        year=1955,
+        venue="Mathematical Proceedings of the Cambridge Philosophical Society",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear"})
 
     signal_std: Annotated[float, Field(gt=0)] | None = 0.3
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-        damping = 0.0 if self.signal_std is None else (measurement.noise_std / self.signal_std) ** 2
-        return operator.pinv(measurement.y, damping)
+    def solve(self, problem: Problem) -> Tensor:
+        operator = problem.linear_operator
+        damping = 0.0 if self.signal_std is None else (problem.noise_std / self.signal_std) ** 2
+        return operator.pinv(problem.y, damping)

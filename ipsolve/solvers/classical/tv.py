@@ -15,11 +15,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.citation import Citation
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Solver
 
 
 def differences(x: Tensor) -> Tensor:
@@ -76,18 +75,23 @@ class TotalVariation(Solver):
     """
 
     name: ClassVar[str] = "tv"
-    paper: ClassVar[str] = "Rudin, Osher & Fatemi 1992; ADMM: Boyd et al. 2011"
-    family: ClassVar[str] = "classical"
-    requires: ClassVar[Requirements] = Requirements(linear=True)
+    citation: ClassVar[Citation] = Citation(
+        key="rudin1992tv",
+        authors="Rudin, Leonid I. and Osher, Stanley and Fatemi, Emad",
+        title="Nonlinear Total Variation Based Noise Removal Algorithms",
+        year=1992,
+        venue="Physica D: Nonlinear Phenomena",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear"})
 
     tv_weight: Annotated[float, Field(gt=0)] = 2e-3
     penalty: Annotated[float, Field(gt=0)] = 0.05
     num_steps: Annotated[int, Field(ge=1)] = 100
     inner_steps: Annotated[int, Field(ge=1)] = 10
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-        y = measurement.y
+    def solve(self, problem: Problem) -> Tensor:
+        operator = problem.linear_operator
+        y = problem.y
         v = operator.pinv(y, self.penalty)
         u = torch.zeros_like(v)
         dual = torch.zeros(2, *v.shape, dtype=v.dtype, device=v.device)

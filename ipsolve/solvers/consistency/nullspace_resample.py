@@ -25,11 +25,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.citation import Citation
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import ddim_step, gradient, noise_in, stochastic_resample
 from ipsolve.solvers.steps.hard_consistency import (
     Denominator,
@@ -39,7 +38,6 @@ from ipsolve.solvers.steps.hard_consistency import (
     phase_of,
     resampling_variance,
 )
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 @SOLVERS.register
@@ -71,9 +69,14 @@ class NullspaceReSample(Solver):
     """
 
     name: ClassVar[str] = "nullspace_resample"
-    paper: ClassVar[str] = "Kuang 2026 (Hans Publishers), on Song et al. 2024 (2307.08123)"
-    family: ClassVar[str] = "hard consistency"
-    requires: ClassVar[Requirements] = Requirements(linear=True)
+    citation: ClassVar[Citation] = Citation(
+        key="kuang2026nullspace",
+        authors="Kuang, Rong",
+        title="The Latent Diffusion Model Solves the Resampling Projection Optimization of the Inverse Problem",
+        year=2026,
+        venue="Hans Publishers",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear"})
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {
             "num_steps": 500,
@@ -114,37 +117,41 @@ class NullspaceReSample(Solver):
     final_latent_fit: bool = False
     final_projection: bool = True
 
-    def cost(self) -> str:
+    def cost(self, traits: Traits) -> Cost:
         hits = [i for i in range(self.num_steps) if self._is_hit(i)]
         calls = self.num_steps + (len(hits) if self.projection_state == "cleaner" else 0)
-        fits = sum(self._space(i) == "latent" for i in hits) + self.final_latent_fit
+        if "latent" not in traits:
+            return Cost(denoiser=calls)
+        projected = sum(self._space(i) == "pixel" for i in hits)
         guided = self.num_steps if self.guidance_scale > 0 else 0
-        return (
-            f"{calls} denoiser calls; {guided} + up to {fits * self.latent_iterations} decoder calls with a backward "
-            f"call, {1 + sum(self._space(i) == 'pixel' for i in hits)} without"
+        fitted = guided + (len(hits) - projected + self.final_latent_fit) * self.latent_iterations
+        return Cost(
+            denoiser=calls,
+            decoder=fitted + projected + 1,
+            decoder_backward=fitted,
+            encoder=projected * (2 if self.encode_correction else 1),
+            up_to=frozenset({"decoder", "decoder_backward"}),
         )
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-        data = Likelihood(measurement, operator, prior)
-        dtype = measurement.y.dtype
+    def solve(self, problem: Problem) -> Tensor:
+        prior = problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        z = levels[0].sigma * rng.normal(*prior.latent_shape, dtype=dtype)
+        z = levels[0].sigma * problem.noise()
         for step, (t, s) in enumerate(pairwise(levels)):
             z_0 = prior.denoise(z, t)
             eps = noise_in(z, z_0, t)
             z = ddim_step(z_0, eps, t, s)
             if self.guidance_scale > 0:  # eps held constant: the chain rule leaves 1 / alpha_t
-                z = z - self.guidance_scale * t.alpha * gradient(data.distance, z_0)
+                z = z - self.guidance_scale * t.alpha * gradient(problem.distance, z_0)
             if not self._is_hit(step):
                 continue
             if self.projection_state == "cleaner":
                 z_0 = prior.denoise(z, s)
-            z_0 = self._fit_latent(data, z_0) if self._space(step) == "latent" else self._project(data, operator, z_0)
+            z_0 = self._fit_latent(problem, z_0) if self._space(step) == "latent" else self._project(problem, z_0)
             variance = resampling_variance(self.gamma, t, s, self.variance_denominator)
-            z = stochastic_resample(z_0, z, s, variance, rng.normal(*prior.latent_shape, dtype=dtype))
-        x = prior.decode(self._fit_latent(data, z) if self.final_latent_fit else z)
-        return operator.prox(x, measurement.y, self._damping(measurement)) if self.final_projection else x
+            z = stochastic_resample(z_0, z, s, variance, problem.noise())
+        x = prior.decode(self._fit_latent(problem, z) if self.final_latent_fit else z)
+        return self._nearest_consistent(problem, x) if self.final_projection else x
 
     def _is_hit(self, step: int) -> bool:
         in_phase = phase_of(step, self.num_steps, self.phase_boundaries) > 1
@@ -155,22 +162,24 @@ class NullspaceReSample(Solver):
         second, third = self.phase_order.split("_then_")
         return second if phase_of(step, self.num_steps, self.phase_boundaries) == 2 else third
 
-    def _damping(self, measurement: Measurement) -> float:
-        return 0.0 if self.estimate_std is None else (measurement.noise_std / self.estimate_std) ** 2
+    def _nearest_consistent(self, problem: Problem, x: Tensor) -> Tensor:
+        """Return the null-space projection (eq. 17) of images, or its noise-aware form."""
+        damping = 0.0 if self.estimate_std is None else (problem.noise_std / self.estimate_std) ** 2
+        return problem.linear_operator.prox(x, problem.y, damping)
 
-    def _project(self, data: Likelihood, operator: LinearOperator, z_0: Tensor) -> Tensor:
-        """Return the latent of the null-space projection (eq. 17) of the decoded estimate."""
-        x = data.prior.decode(z_0)
-        projected = operator.prox(x, data.measurement.y, self._damping(data.measurement))
+    def _project(self, problem: Problem, z_0: Tensor) -> Tensor:
+        """Return the latent of the projection of the decoded estimate."""
+        x = problem.prior.decode(z_0)
+        projected = self._nearest_consistent(problem, x)
         if not self.encode_correction:
-            return data.prior.encode(projected)
-        return z_0 + data.prior.encode(projected) - data.prior.encode(x)
+            return problem.prior.encode(projected)
+        return z_0 + problem.prior.encode(projected) - problem.prior.encode(x)
 
-    def _fit_latent(self, data: Likelihood, z_0: Tensor) -> Tensor:
-        sigma = data.measurement.noise_std
-        threshold = self.stop_threshold if self.discrepancy is None else (self.discrepancy * sigma) ** 2
+    def _fit_latent(self, problem: Problem, z_0: Tensor) -> Tensor:
+        noise_std = problem.noise_std
+        threshold = self.stop_threshold if self.discrepancy is None else (self.discrepancy * noise_std) ** 2
         return fit_latent(
-            data,
+            problem,
             z_0,
             lr=self.latent_lr,
             max_iterations=self.latent_iterations,

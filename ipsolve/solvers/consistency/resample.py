@@ -12,6 +12,7 @@ uses the raw, not the averaged weights (options of the prior), and adds noise to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,12 +21,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import Operator
+from ipsolve.citation import Citation
 from ipsolve.priors.base import Prior
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import ddim_step, gradient, noise_in, stochastic_resample
 from ipsolve.solvers.steps.hard_consistency import (
     Denominator,
@@ -36,7 +37,6 @@ from ipsolve.solvers.steps.hard_consistency import (
     phase_of,
     resampling_variance,
 )
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 @SOLVERS.register
@@ -61,8 +61,14 @@ class ReSample(Solver):
     """
 
     name: ClassVar[str] = "resample"
-    paper: ClassVar[str] = "Song et al. 2024 (2307.08123)"
-    family: ClassVar[str] = "hard consistency"
+    citation: ClassVar[Citation] = Citation(
+        key="song2024resample",
+        authors="Song, Bowen and Kwon, Soo Min and Zhang, Zecheng and Hu, Xinyu and Qu, Qing and Shen, Liyue",
+        title="Solving Inverse Problems with Latent Diffusion Models via Hard Data Consistency",
+        year=2024,
+        venue="ICLR",
+        arxiv="2307.08123",
+    )
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "official": {},
         "paper": {
@@ -91,28 +97,35 @@ class ReSample(Solver):
     latent_patience: Annotated[int, Field(ge=1)] = 200
     stop_threshold: Annotated[float, Field(ge=0)] = 1e-6
 
-    def cost(self) -> str:
+    def cost(self, traits: Traits) -> Cost:
         hits = [i for i in range(self.num_steps) if self._is_hit(i)]
-        latent = 1 + sum(phase_of(i, self.num_steps, self.phase_boundaries) == 3 for i in hits)
+        ahead = sum(min(self.lookahead, self.num_steps - 1 - i) for i in hits)
         guided = self.num_steps if self.guidance_scale > 0 else 0
-        return (
-            f"{self.num_steps + self.lookahead * len(hits)} denoiser calls; "
-            f"{guided} + up to {latent * self.latent_iterations} decoder calls, each with a backward call"
+        calls = Cost(self.num_steps + ahead, guided if self.denoiser_gradient else 0)
+        if "latent" not in traits:
+            return calls
+        in_pixels = sum(phase_of(i, self.num_steps, self.phase_boundaries) == 2 for i in hits)
+        fitted = guided + (len(hits) - in_pixels + 1) * self.latent_iterations
+        return replace(
+            calls,
+            decoder=fitted + in_pixels + 1,
+            decoder_backward=fitted,
+            encoder=in_pixels,
+            up_to=frozenset({"decoder", "decoder_backward"}),
         )
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
-        dtype = measurement.y.dtype
+    def solve(self, problem: Problem) -> Tensor:
+        prior = problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        z = levels[0].sigma * rng.normal(*prior.latent_shape, dtype=dtype)
+        z = levels[0].sigma * problem.noise()
         for step, (t, s) in enumerate(pairwise(levels)):
-            z = self._guided_step(data, z, t, s)
+            z = self._guided_step(problem, z, t, s)
             if not self._is_hit(step):
                 continue
             z_0 = self._look_ahead(prior, z, levels[step:])
             if phase_of(step, self.num_steps, self.phase_boundaries) == 2:
                 x = fit_pixels(
-                    data,
+                    problem,
                     prior.decode(z_0),
                     lr=self.pixel_lr,
                     max_iterations=self.pixel_iterations,
@@ -120,10 +133,10 @@ class ReSample(Solver):
                 )
                 z_0 = prior.encode(x)
             else:
-                z_0 = self._fit_latent(data, z_0)
+                z_0 = self._fit_latent(problem, z_0)
             variance = resampling_variance(self.gamma, t, s, self.variance_denominator)
-            z = stochastic_resample(z_0, z, s, variance, rng.normal(*prior.latent_shape, dtype=dtype))
-        return prior.decode(self._fit_latent(data, z))
+            z = stochastic_resample(z_0, z, s, variance, problem.noise())
+        return prior.decode(self._fit_latent(problem, z))
 
     def _is_hit(self, step: int) -> bool:
         in_phase = phase_of(step, self.num_steps, self.phase_boundaries) > 1
@@ -132,12 +145,12 @@ class ReSample(Solver):
     def _estimate(self, z: Tensor, eps: Tensor, t: Level) -> Tensor:
         return (z - (t.sigma if self.x0_formula == "tweedie" else t.sigma**2) * eps) / t.alpha
 
-    def _guided_step(self, data: Likelihood, z: Tensor, t: Level, s: Level) -> Tensor:
+    def _guided_step(self, problem: Problem, z: Tensor, t: Level, s: Level) -> Tensor:
         """Return the DDIM step, descended on ||A(D(x_0)) - y||."""
         through_denoiser = self.denoiser_gradient and self.guidance_scale > 0
         with torch.set_grad_enabled(through_denoiser):
             z_t = z.detach().requires_grad_(through_denoiser)
-            z_0 = data.prior.denoise(z_t, t)
+            z_0 = problem.prior.denoise(z_t, t)
             eps = noise_in(z_t, z_0, t)
             estimate = self._estimate(z_t, eps, t)
         stepped = ddim_step(z_0.detach(), eps.detach(), t, s)
@@ -145,9 +158,9 @@ class ReSample(Solver):
             return stepped
         if through_denoiser:
             with torch.enable_grad():
-                update = torch.autograd.grad(data.distance(estimate).sum(), z_t)[0]
+                update = torch.autograd.grad(problem.distance(estimate).sum(), z_t)[0]
         else:  # eps held constant: the chain rule leaves 1 / alpha_t
-            update = gradient(data.distance, estimate) / t.alpha
+            update = gradient(problem.distance, estimate) / t.alpha
         return stepped - self.guidance_scale * t.alpha**2 * update
 
     def _look_ahead(self, prior: Prior, z: Tensor, levels: list[Level]) -> Tensor:
@@ -161,9 +174,9 @@ class ReSample(Solver):
             z = ddim_step((z - t.sigma * eps) / t.alpha, eps, t, s)
         return z_0
 
-    def _fit_latent(self, data: Likelihood, z_0: Tensor) -> Tensor:
+    def _fit_latent(self, problem: Problem, z_0: Tensor) -> Tensor:
         return fit_latent(
-            data,
+            problem,
             z_0,
             lr=self.latent_lr,
             max_iterations=self.latent_iterations,

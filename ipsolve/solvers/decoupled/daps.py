@@ -1,6 +1,6 @@
 """DAPS: decoupled annealing. Every noise level is re-entered from a posterior sample of x_0.
 
-Zhang, Chu, Berner, Meng, Anandkumar & Song 2024, "Improving Diffusion Inverse Problem Solving with Decoupled Noise
+Zhang, Chu, Berner, Meng, Anandkumar & Song 2025, "Improving Diffusion Inverse Problem Solving with Decoupled Noise
 Annealing" (arXiv 2407.01521). With s_t = sigma_t / alpha_t falling from sigma_max to sigma_min, at each level:
 
     1. m   = x_0 at the end of the probability-flow ODE from x_t, by a few Euler steps
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -30,16 +31,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import per_image, squared_norm
-from ipsolve.operators.base import Operator, OperatorSpec, SpectralOperator
-from ipsolve.priors.base import Prior
+from ipsolve.operators.base import SpectralOperator
+from ipsolve.operators.tasks import Task
 from ipsolve.priors.schedules import Edm, Level, Schedule
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
+from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
-from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import gradient, initial_state, probability_flow
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 _LATENT = {"num_steps": 50, "sigma_max": 10.0, "ode_steps": 2, "ode_sigma_min": 0.001, "gradient_clip": 1.0}
 
@@ -69,8 +70,15 @@ class DAPS(Solver):
     """
 
     name: ClassVar[str] = "daps"
-    paper: ClassVar[str] = "Zhang et al. 2024 (2407.01521)"
-    family: ClassVar[str] = "decoupled"
+    citation: ClassVar[Citation] = Citation(
+        key="zhang2025daps",
+        authors="Zhang, Bingliang and Chu, Wenda and Berner, Julius and Meng, Chenlin and Anandkumar, Anima and "
+        "Song, Yang",
+        title="Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing",
+        year=2025,
+        venue="CVPR",
+        arxiv="2407.01521",
+    )
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **{task: {"lr": 1e-4} for task in ("super_resolution", "gaussian_blur", "random_inpainting")},
         **{task: {"lr": 5e-5} for task in ("box_inpainting", "motion_blur", "phase_retrieval")},
@@ -101,31 +109,31 @@ class DAPS(Solver):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
 
-    def cost(self) -> str:
-        decoder = self.num_steps * self.langevin_steps
-        return (
-            f"{self.num_steps * self.ode_steps} denoiser calls; "
-            f"for latent priors {decoder} decoder calls, each with a backward call"
-        )
+    def cost(self, traits: Traits) -> Cost:
+        calls = Cost(denoiser=self.num_steps * self.ode_steps)
+        moved = self.num_steps * self.langevin_steps
+        return replace(calls, decoder=moved + 1, decoder_backward=moved) if "latent" in traits else calls
 
-    def check(self, spec: OperatorSpec, latent: bool, noise_std: float) -> None:
-        super().check(spec, latent, noise_std)
-        if self.tau is None and noise_std == 0:
+    def needs(self) -> Traits:
+        return super().needs() | ({"noisy"} if self.tau is None else set())
+
+    def check(self, task: Task, prior: Traits) -> None:
+        if self.tau is None and "noisy" not in task.traits:
             raise RequestError(f"solver {self.name} with tau=null needs noisy measurements; allowed: tau above 0")
+        super().check(task, prior)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
-        dtype = measurement.y.dtype
+    def solve(self, problem: Problem) -> Tensor:
+        prior = problem.prior
         levels = self._levels(prior.schedule, self.num_steps, self.sigma_max, self.sigma_min)
-        x = initial_state(prior, rng, levels[0], dtype)
+        x = initial_state(problem, levels[0])
         for step, t in enumerate(levels):
             ode = self._levels(prior.schedule, self.ode_steps, t.ratio, self.ode_sigma_min)
             mean = probability_flow(prior, x, ode)
             lr = self.lr * (1 + step / self.num_steps * (self.lr_min_ratio - 1))
-            x_0 = self._posterior_sample(data, mean, t.ratio, lr, rng)
+            x_0 = self._posterior_sample(problem, mean, t.ratio, lr)
             if step + 1 < len(levels):
                 s = levels[step + 1]
-                x = s.alpha * x_0 + s.sigma * rng.normal(*prior.latent_shape, dtype=dtype)
+                x = s.alpha * x_0 + s.sigma * problem.noise()
         return prior.decode(x_0)
 
     def _levels(self, schedule: Schedule, num_steps: int, top: float, bottom: float) -> list[Level]:
@@ -134,29 +142,27 @@ class DAPS(Solver):
         lowest = min(schedule.at_ratio(bottom).ratio, highest)
         return [schedule.at_ratio(node.sigma) for node in Edm(lowest, highest, self.rho).levels(num_steps)[:-1]]
 
-    def _posterior_sample(self, data: Likelihood, mean: Tensor, width: float, lr: float, rng: ImageRng) -> Tensor:
+    def _posterior_sample(self, problem: Problem, mean: Tensor, width: float, lr: float) -> Tensor:
         """Return x_0 ~ N(mean, width^2 I) p(y | x_0), approximately."""
-        tau = data.measurement.noise_std if self.tau is None else self.tau
-        weight = 1 / (tau**2 if self.likelihood == "official" else 2 * tau**2)
-        step = self._stable_step(data, lr, 2 * weight, 1 / width**2)
-        root = per_image(step**0.5, mean)
-        shape = mean.shape[1:]
+        tau = problem.noise_std if self.tau is None else torch.full_like(problem.noise_std, self.tau)
+        c = 1 / (tau**2 if self.likelihood == "official" else 2 * tau**2)
+        weight, root = per_image(c, mean), per_image(self._stable_step(problem, lr, 2 * c, 1 / width**2).sqrt(), mean)
         x = mean
-        velocity = torch.zeros_like(mean) if self.momentum == 0 else rng.normal(*shape, dtype=mean.dtype)
+        velocity = torch.zeros_like(mean) if self.momentum == 0 else problem.noise()
         for _ in range(self.langevin_steps):
-            slope = gradient(lambda z: squared_norm(data.residual(data.prior.decode(z))), x)
+            slope = gradient(lambda z: squared_norm(problem.residual(problem.prior.decode(z))), x)
             if self.gradient_clip is not None:
                 slope = slope.clamp(-self.gradient_clip, self.gradient_clip)
             score = (mean - x) / width**2 - weight * slope
-            noise = rng.normal(*shape, dtype=mean.dtype)
-            velocity = self.momentum * velocity + root * score + math.sqrt(2 * (1 - self.momentum)) * noise
+            fresh = math.sqrt(2 * (1 - self.momentum)) * problem.noise()
+            velocity = self.momentum * velocity + root * score + fresh
             x = x + root * velocity
         return x
 
-    def _stable_step(
-        self, data: Likelihood, lr: float, data_curvature: float, prior_curvature: float
-    ) -> float | Tensor:
-        if not (self.limit_lr and isinstance(data.operator, SpectralOperator)) or data.prior.latent:
-            return lr
-        largest = data.operator.largest_singular_value().flatten()
+    def _stable_step(self, problem: Problem, lr: float, data_curvature: Tensor, prior_curvature: float) -> Tensor:
+        """Return lr of each image, (B,), cut to what is stable where that is known."""
+        operator = problem.known_operator
+        if not (self.limit_lr and isinstance(operator, SpectralOperator)) or problem.prior.latent:
+            return torch.full_like(data_curvature, lr)
+        largest = operator.largest_singular_value().flatten()
         return (1 / (data_curvature * largest**2 + prior_curvature)).clamp(max=lr)

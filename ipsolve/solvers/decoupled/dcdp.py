@@ -1,4 +1,4 @@
-"""DCDP: fit the data, then purify with a diffusion model, in turns.
+"""DCDP: fit the problem, then purify with a diffusion model, in turns.
 
 Li, Kwon, Liang, Alkhouri, Ravishankar & Qu 2024, "Decoupled Data Consistency with Diffusion Purification for Image
 Restoration" (arXiv 2403.06054). For k = 1 ... K:
@@ -27,15 +27,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import squared_norm
-from ipsolve.operators.base import Operator, OperatorSpec
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
+from ipsolve.operators.tasks import Task
+from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
-from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import gradient, probability_flow
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 _GRID = 1000
 _IMAGE, _QUARTER = 3 * 256 * 256, 3 * 64 * 64
@@ -60,8 +59,14 @@ class DCDP(Solver):
     """
 
     name: ClassVar[str] = "dcdp"
-    paper: ClassVar[str] = "Li et al. 2024 (2403.06054)"
-    family: ClassVar[str] = "decoupled"
+    citation: ClassVar[Citation] = Citation(
+        key="li2024dcdp",
+        authors="Li, Xiang and Kwon, Soo Min and Liang, Shijun and Alkhouri, Ismail R. and Ravishankar, Saiprasad and "
+        "Qu, Qing",
+        title="Decoupled Data Consistency with Diffusion Purification for Image Restoration",
+        year=2024,
+        arxiv="2403.06054",
+    )
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "super_resolution": _published(10, 1e3, 400, _QUARTER),
         "inpainting": _published(20, 1e3, 700, iterations=50),
@@ -83,33 +88,33 @@ class DCDP(Solver):
     ddim_steps: Annotated[int, Field(ge=1)] = 20
     space: Literal["pixel", "latent"] = "pixel"
 
-    def cost(self) -> str:
+    def cost(self, traits: Traits) -> Cost:
         calls = sum(min(self.ddim_steps, time) for time in self._times())
-        through = self.num_steps * self.iterations if self.space == "latent" else 0
-        return f"{calls} denoiser calls; {through} decoder calls, each with a backward call"
+        if "latent" not in traits:
+            return Cost(denoiser=calls)
+        purified = sum(time > 0 for time in self._times())
+        fitted, last = (self.num_steps * self.iterations, 1) if self.space == "latent" else (0, 0)
+        return Cost(denoiser=calls, decoder=fitted + purified + last, decoder_backward=fitted, encoder=purified)
 
-    def check(self, spec: OperatorSpec, latent: bool, noise_std: float) -> None:
-        super().check(spec, latent, noise_std)
-        if self.space == "latent" and not latent:
+    def needs(self) -> Traits:
+        return super().needs() | ({"latent"} if self.space == "latent" else set())
+
+    def check(self, task: Task, prior: Traits) -> None:
+        if self.space == "latent" and "latent" not in prior:
             raise RequestError(f"solver {self.name} with space=latent needs a latent prior; allowed: space=pixel")
+        super().check(task, prior)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
-        dtype = measurement.y.dtype
-        latent = self.space == "latent"
-        if latent:
-            x = rng.normal(*prior.latent_shape, dtype=dtype)
-        else:
-            x = measurement.y.new_zeros(rng.batch_size, *prior.image_shape)
+    def solve(self, problem: Problem) -> Tensor:
+        prior, latent = problem.prior, self.space == "latent"
+        x = problem.noise() if latent else problem.y.new_zeros(problem.batch_size, *prior.image_shape)
         for time in self._times():
-            x = self._fit(data, x)
+            x = self._fit(problem, x)
             if time == 0:
                 continue
             count = min(self.ddim_steps, time)
             levels = [prior.schedule.thousandth(time - time * i // count) for i in range(count)]
             z = prior.encode(prior.decode(x) if latent else x)
-            noise = rng.normal(*prior.latent_shape, dtype=dtype)
-            z = probability_flow(prior, levels[0].alpha * z + levels[0].sigma * noise, levels)
+            z = probability_flow(prior, levels[0].alpha * z + levels[0].sigma * problem.noise(), levels)
             x = z if latent else prior.decode(z)
         return prior.decode(x) if latent else x
 
@@ -118,11 +123,11 @@ class DCDP(Solver):
         last = max(self.num_steps - 1, 1)
         return [int(self.start_time + (self.end_time - self.start_time) * k / last) for k in range(self.num_steps)]
 
-    def _fit(self, data: Likelihood, x: Tensor) -> Tensor:
+    def _fit(self, problem: Problem, x: Tensor) -> Tensor:
         """Return x after SGD on ||A(x) - y||^2, x a latent if the fit is in latent space."""
 
         def energy(point: Tensor) -> Tensor:
-            return squared_norm(data.residual(data.prior.decode(point) if self.space == "latent" else point))
+            return squared_norm(problem.residual(problem.prior.decode(point) if self.space == "latent" else point))
 
         velocity = torch.zeros_like(x)
         for _ in range(self.iterations):

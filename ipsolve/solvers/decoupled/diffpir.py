@@ -27,16 +27,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.conventions import squared_norm
-from ipsolve.operators.base import LinearOperator, Operator, OperatorSpec
-from ipsolve.priors.base import Prior
+from ipsolve.citation import Citation
+from ipsolve.conventions import per_image, squared_norm
+from ipsolve.operators.base import LinearOperator
+from ipsolve.operators.tasks import Task
 from ipsolve.priors.schedules import Level, Schedule
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
+from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
-from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import gradient, initial_state, noise_in
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 _OFFICIAL = {"lambda_": 0.25, "min_noise_std": 0.002, "start": "pinv", "skip": "quadratic"}
 
@@ -59,8 +59,15 @@ class DiffPIR(Solver):
     """
 
     name: ClassVar[str] = "diffpir"
-    paper: ClassVar[str] = "Zhu et al. 2023 (2305.08995)"
-    family: ClassVar[str] = "decoupled"
+    citation: ClassVar[Citation] = Citation(
+        key="zhu2023diffpir",
+        authors="Zhu, Yuanzhi and Zhang, Kai and Liang, Jingyun and Cao, Jiezhang and Wen, Bihan and Timofte, Radu and "
+        "Van Gool, Luc",
+        title="Denoising Diffusion Models for Plug-and-Play Image Restoration",
+        year=2023,
+        venue="CVPR Workshops",
+        arxiv="2305.08995",
+    )
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "official_deblurring": {**_OFFICIAL, "zeta": 0.1},
         "official_super_resolution": {**_OFFICIAL, "zeta": 0.1},
@@ -76,45 +83,53 @@ class DiffPIR(Solver):
     prox_iterations: Annotated[int, Field(ge=1)] = 20
     prox_lr: Annotated[float, Field(gt=0)] = 1.0
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls (and decoder and encoder calls for latent priors)"
+    def cost(self, traits: Traits) -> Cost:
+        calls = self.num_steps if self.skip == "uniform" else len(self._quadratic())
+        if "latent" not in traits:
+            return Cost(denoiser=calls)
+        return Cost(denoiser=calls, decoder=calls, encoder=calls + (self.start == "pinv"))
 
-    def check(self, spec: OperatorSpec, latent: bool, noise_std: float) -> None:
-        super().check(spec, latent, noise_std)
-        if self.start == "pinv" and not spec.linear:
-            raise RequestError(f"solver {self.name} with start=pinv needs a linear operator, {spec.name} is not")
+    def needs(self) -> Traits:
+        return super().needs() | ({"linear"} if self.start == "pinv" else set())
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
-        dtype = measurement.y.dtype
-        sigma_n = max(self.min_noise_std, measurement.noise_std)
+    def check(self, task: Task, prior: Traits) -> None:
+        if self.start == "pinv" and not task.operator.linear:
+            what = f"needs a linear operator, {task.operator.name} is not"
+            raise RequestError(f"solver {self.name} with start=pinv {what}; allowed: start=noise")
+        super().check(task, prior)
+
+    def solve(self, problem: Problem) -> Tensor:
+        prior, sigma_n = problem.prior, problem.noise_std.clamp(min=self.min_noise_std)
         levels = self._levels(prior.schedule)
-        x = initial_state(prior, rng, levels[0], dtype)
+        x = initial_state(problem, levels[0])
         if self.start == "pinv":
-            assert isinstance(operator, LinearOperator)
-            x = x + levels[0].alpha * prior.encode(operator.pinv(measurement.y, measurement.noise_std**2))
+            x = x + levels[0].alpha * prior.encode(problem.linear_operator.pinv(problem.y, problem.noise_std**2))
         image = x  # replaced in the first step
         for t, s in pairwise(levels):
-            image = self._prox(data, prior.decode(prior.denoise(x, t)), self.lambda_ * (sigma_n / t.ratio) ** 2)
+            image = self._prox(problem, prior.decode(prior.denoise(x, t)), self.lambda_ * (sigma_n / t.ratio) ** 2)
             x_0 = prior.encode(image)
             eps = noise_in(x, x_0, t)
-            fresh = rng.normal(*prior.latent_shape, dtype=dtype)
+            fresh = problem.noise()
             x = s.alpha * x_0 + s.sigma * (math.sqrt(1 - self.zeta) * eps + math.sqrt(self.zeta) * fresh)
         return image
 
     def _levels(self, schedule: Schedule) -> list[Level]:
         if self.skip == "uniform":
             return schedule.levels(self.num_steps)
-        last = max(self.num_steps - 1, 1)
-        chosen = [min(int(1000 * math.sqrt(i / last)), 999) for i in range(self.num_steps)]
-        return [*(schedule.thousandth(1000 - i) for i in dict.fromkeys(chosen)), schedule.levels(1)[-1]]
+        return [*(schedule.thousandth(1000 - i) for i in self._quadratic()), schedule.levels(1)[-1]]
 
-    def _prox(self, data: Likelihood, x_0: Tensor, rho: float) -> Tensor:
-        """Return argmin_x ||A(x) - y||^2 + rho ||x - x_0||^2, from x_0 on where A is not linear."""
-        if isinstance(data.operator, LinearOperator):
-            return data.operator.prox(x_0, data.measurement.y, rho)
+    def _quadratic(self) -> list[int]:
+        """Return the steps of the quadratic grid, counted from noise, those that fall on one entry once."""
+        last = max(self.num_steps - 1, 1)
+        return list(dict.fromkeys(min(int(1000 * math.sqrt(i / last)), 999) for i in range(self.num_steps)))
+
+    def _prox(self, problem: Problem, x_0: Tensor, rho: Tensor) -> Tensor:
+        """Return argmin_x ||A(x) - y||^2 + rho ||x - x_0||^2, from x_0 on where A is not linear. ``rho``: (B,)."""
+        if isinstance(operator := problem.known_operator, LinearOperator):
+            return operator.prox(x_0, problem.y, rho)
+        weight, lr = per_image(rho, x_0), per_image(self.prox_lr / (1 + rho), x_0)
         x = x_0
         for _ in range(self.prox_iterations):
-            half_gradient = gradient(lambda z: squared_norm(data.residual(z)) / 2, x) + rho * (x - x_0)
-            x = x - self.prox_lr / (1 + rho) * half_gradient
+            half_gradient = gradient(lambda z: squared_norm(problem.residual(z)) / 2, x) + weight * (x - x_0)
+            x = x - lr * half_gradient
         return x

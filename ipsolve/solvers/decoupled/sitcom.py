@@ -1,6 +1,6 @@
 """SITCOM: optimise the input of the denoiser until its output fits the measurement.
 
-Alkhouri, Liang, Huang, Dai, Qu, Ravishankar & Wang 2024, "SITCOM: Step-wise Triple-Consistent Diffusion Sampling for
+Alkhouri, Liang, Huang, Dai, Qu, Ravishankar & Wang 2025, "SITCOM: Step-wise Triple-Consistent Diffusion Sampling for
 Inverse Problems" (arXiv 2410.04479). With f(v) = E[x_0 | x_t = v], at each of N levels:
 
     v   = argmin_v ||A(f(v)) - y||^2 + lambda ||v - x_t||^2    by at most K Adam steps from x_t on
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
@@ -28,15 +29,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import squared_norm
-from ipsolve.operators.base import Operator
 from ipsolve.priors.base import Prior
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import initial_state
-from ipsolve.solvers.steps.likelihood import Likelihood
 from ipsolve.solvers.steps.optimise import Objective, adamw
 
 
@@ -55,8 +55,15 @@ class SITCOM(Solver):
     """
 
     name: ClassVar[str] = "sitcom"
-    paper: ClassVar[str] = "Alkhouri et al. 2024 (2410.04479)"
-    family: ClassVar[str] = "decoupled"
+    citation: ClassVar[Citation] = Citation(
+        key="alkhouri2025sitcom",
+        authors="Alkhouri, Ismail and Liang, Shijun and Huang, Cheng-Han and Dai, Jimmy and Qu, Qing and "
+        "Ravishankar, Saiprasad and Wang, Rongrong",
+        title="SITCOM: Step-wise Triple-Consistent Diffusion Sampling for Inverse Problems",
+        year=2025,
+        venue="ICML",
+        arxiv="2410.04479",
+    )
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"official": {"iterations": 30, "lr": 0.02, "clip": True}}
 
     num_steps: Annotated[int, Field(ge=1)] = 20
@@ -66,42 +73,43 @@ class SITCOM(Solver):
     stop_margin: Annotated[float, Field(ge=0)] = 0.001
     clip: bool = False
 
-    def cost(self) -> str:
-        calls = self.num_steps * self.iterations
-        return (
-            f"up to {calls} denoiser calls (decoder too for latent priors), each with a backward call, "
-            f"and {self.num_steps} denoiser calls without"
-        )
+    def cost(self, traits: Traits) -> Cost:
+        fitted = self.num_steps * self.iterations
+        calls = Cost(self.num_steps + fitted, fitted, up_to=frozenset({"denoiser", "denoiser_backward"}))
+        if "latent" not in traits:
+            return calls
+        up_to = calls.up_to | {"decoder", "decoder_backward"}
+        return replace(calls, decoder=fitted + 1, decoder_backward=fitted, up_to=up_to)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
+    def solve(self, problem: Problem) -> Tensor:
+        prior = problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        x_t = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        x_t = initial_state(problem, levels[0])
         x_0 = x_t  # replaced in the first step
         for t, s in pairwise(levels):
-            x_0 = prior.denoise(self._consistent_input(data, x_t, t), t)
-            x_t = s.alpha * x_0 + s.sigma * rng.normal(*prior.latent_shape, dtype=x_t.dtype)
+            x_0 = prior.denoise(self._consistent_input(problem, x_t, t), t)
+            x_t = s.alpha * x_0 + s.sigma * problem.noise()
         return self._image(prior, x_0)
 
     def _image(self, prior: Prior, x_0: Tensor) -> Tensor:
         image = prior.decode(x_0)
         return image.clamp(-1, 1) if self.clip else image
 
-    def _consistent_input(self, data: Likelihood, x_t: Tensor, t: Level) -> Tensor:
+    def _consistent_input(self, problem: Problem, x_t: Tensor, t: Level) -> Tensor:
         """Return v near x_t with A(f(v)) near y."""
         scale = math.hypot(t.alpha, t.sigma)
 
         def objective_of(rows: Tensor) -> Objective:
-            part = data.select(rows)
+            part = problem.select(rows)
             return lambda u: squared_norm(part.residual(self._image(part.prior, part.prior.denoise(scale * u, t))))
 
-        noise_energy = (data.measurement.noise_std + self.stop_margin) ** 2
+        mean_square = (problem.noise_std + self.stop_margin) ** 2
         return scale * adamw(
             objective_of,
             x_t / scale,
             lr=self.lr,
             max_iterations=self.iterations,
-            threshold=noise_energy * data.operator.num_measurements(len(x_t)).to(x_t),
+            threshold=mean_square * problem.known_operator.num_measurements(problem.batch_size).to(x_t),
             weight_decay=0.0,
             proximity=self.lambda_ * scale**2,
         )

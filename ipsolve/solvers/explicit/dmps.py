@@ -23,12 +23,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
+from ipsolve.citation import Citation
+from ipsolve.operators.base import LinearOperator
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import ddim_step, initial_state, noise_in, transition_variance
 
 
@@ -42,32 +42,37 @@ class DMPS(Solver):
     """
 
     name: ClassVar[str] = "dmps"
-    paper: ClassVar[str] = "Meng & Kabashima 2022 (2211.12343)"
-    family: ClassVar[str] = "explicit"
-    requires: ClassVar[Requirements] = Requirements(linear=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="meng2022dmps",
+        authors="Meng, Xiangming and Kabashima, Yoshiyuki",
+        title="Diffusion Model Based Posterior Sampling for Noisy Linear Inverse Problems",
+        year=2022,
+        arxiv="2211.12343",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
     guidance_scale: Annotated[float, Field(ge=0)] = 1.75
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls"
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(denoiser=self.num_steps)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.linear_operator, problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        x = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        x = initial_state(problem, levels[0])
         for t, s in pairwise(levels):
             x_0 = prior.denoise(x, t)
-            noise = rng.normal(*prior.latent_shape, dtype=measurement.y.dtype)
+            noise = problem.noise()
             x_s = ddim_step(x_0, noise_in(x, x_0, t), t, s, eta=1.0, noise=noise)
             if t.alpha > 0:  # y says nothing about pure noise
                 weight = self.guidance_scale * s.alpha / t.alpha * transition_variance(t, s)
-                x_s = x_s + weight * _likelihood_score(operator, measurement, x, t)
+                x_s = x_s + weight * _likelihood_score(operator, problem, x, t)
             x = x_s
         return x
 
 
-def _likelihood_score(operator: LinearOperator, measurement: Measurement, x: Tensor, t: Level) -> Tensor:
+def _likelihood_score(operator: LinearOperator, problem: Problem, x: Tensor, t: Level) -> Tensor:
     """Return g, the shape of ``x``; (sigma_y^2 I + r^2 A A^T)^-1 is written as r^-2 (A A^T + (sigma_y / r)^2 I)^-1."""
-    damping = (measurement.noise_std / t.ratio) ** 2
-    return operator.pinv(t.alpha * measurement.y - operator.forward(x), damping) / t.sigma**2
+    damping = (problem.noise_std / t.ratio) ** 2
+    return operator.pinv(t.alpha * problem.y - operator.forward(x), damping) / t.sigma**2

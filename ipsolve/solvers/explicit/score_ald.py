@@ -25,12 +25,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import norm, per_image
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import langevin_step
 
 
@@ -48,9 +47,16 @@ class ScoreALD(Solver):
     """
 
     name: ClassVar[str] = "score_ald"
-    paper: ClassVar[str] = "Jalal et al. 2021 (2108.01368)"
-    family: ClassVar[str] = "explicit"
-    requires: ClassVar[Requirements] = Requirements(linear=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="jalal2021scoreald",
+        authors="Jalal, Ajil and Arvinte, Marius and Daras, Giannis and Price, Eric and Dimakis, Alexandros G. "
+        "and Tamir, Jonathan I.",
+        title="Robust Compressed Sensing MRI with Deep Generative Priors",
+        year=2021,
+        venue="NeurIPS",
+        arxiv="2108.01368",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"official": {"mse": 5.0}}
 
     num_steps: Annotated[int, Field(ge=2)] = 300
@@ -59,26 +65,27 @@ class ScoreALD(Solver):
     gamma: Annotated[float, Field(gt=0)] = 1.0
     mse: Annotated[float, Field(gt=0)] | None = None
 
-    def cost(self) -> str:
-        return f"{self.num_steps * self.langevin_steps + 1} denoiser calls"
+    def cost(self, traits: Traits) -> Cost:
+        # a level of pure noise, of which a schedule has at most one, is left out
+        return Cost(denoiser=self.num_steps * self.langevin_steps + 1, up_to=frozenset({"denoiser"}))
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.linear_operator, problem.prior
         # the end may be clean and the start pure noise, where z = x_t / alpha_t does not exist
         levels = [t for t in prior.schedule.levels(self.num_steps)[:-1] if t.alpha > 0]
-        z = levels[0].ratio * rng.normal(*prior.latent_shape, dtype=measurement.y.dtype)
+        z = levels[0].ratio * problem.noise()
         for t in levels:
             for _ in range(self.langevin_steps):
                 prior_score = (prior.denoise(t.alpha * z, t) - z) / t.ratio**2
-                data_score = operator.adjoint(measurement.y - operator.forward(z))
-                data_score = self._weight(data_score, prior_score, measurement.noise_std, t.ratio) * data_score
-                noise = rng.normal(*prior.latent_shape, dtype=measurement.y.dtype)
+                data_score = operator.adjoint(problem.y - operator.forward(z))
+                data_score = self._weight(data_score, prior_score, problem.noise_std, t.ratio) * data_score
+                noise = problem.noise()
                 z = langevin_step(z, prior_score + data_score, self.step_size * t.ratio**2, noise)
         return prior.denoise(levels[-1].alpha * z, levels[-1])
 
-    def _weight(self, data_score: Tensor, prior_score: Tensor, sigma_y: float, ratio: float) -> Tensor | float:
+    def _weight(self, data_score: Tensor, prior_score: Tensor, sigma_y: Tensor, ratio: float) -> Tensor | float:
         if self.mse is None:
-            return 1 / (sigma_y**2 + (self.gamma * ratio) ** 2)
+            return per_image(1 / (sigma_y**2 + (self.gamma * ratio) ** 2), data_score)
         length = norm(data_score)
         smallest = torch.finfo(length.dtype).tiny  # y may be met exactly
         return per_image(self.mse * norm(prior_score) / length.clamp_min(smallest), data_score)

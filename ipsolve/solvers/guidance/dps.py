@@ -23,13 +23,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.citation import Citation
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.guidance import guided_sampling
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 def _official(zeta: float) -> dict[str, Any]:
@@ -50,9 +48,15 @@ class DPS(Solver):
     """
 
     name: ClassVar[str] = "dps"
-    paper: ClassVar[str] = "Chung et al. 2023 (2209.14687)"
-    family: ClassVar[str] = "guidance"
-    requires: ClassVar[Requirements] = Requirements(latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="chung2023dps",
+        authors="Chung, Hyungjin and Kim, Jeongsol and McCann, Michael T. and Klasky, Marc L. and Ye, Jong Chul",
+        title="Diffusion Posterior Sampling for General Noisy Inverse Problems",
+        year=2023,
+        venue="ICLR",
+        arxiv="2209.14687",
+    )
+    requires: ClassVar[Traits] = frozenset({"pixel"})
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "super_resolution": _official(0.3),
         "gaussian_blur": _official(0.3),
@@ -67,18 +71,15 @@ class DPS(Solver):
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     clip_denoised: bool = False
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls, each with a backward call"
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(denoiser=self.num_steps, denoiser_backward=self.num_steps)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
+    def solve(self, problem: Problem) -> Tensor:
         step = self.zeta if self.norm == "unsquared" else 2 * self.zeta
         return guided_sampling(
-            prior,
-            rng,
-            lambda x_0: step * data.distance(x_0),
+            problem,
+            lambda x_0: step * problem.distance(x_0),
             num_steps=self.num_steps,
             eta=self.eta,
             clip_denoised=self.clip_denoised,
-            dtype=measurement.y.dtype,
         )

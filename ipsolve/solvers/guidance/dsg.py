@@ -24,15 +24,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import norm, per_image
-from ipsolve.operators.base import Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import ddim_step, initial_state, noise_in
 from ipsolve.solvers.steps.guidance import denoise_with_gradient
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 @SOLVERS.register
@@ -47,26 +45,34 @@ class DSG(Solver):
     """
 
     name: ClassVar[str] = "dsg"
-    paper: ClassVar[str] = "Yang et al. 2024 (2402.03201)"
-    family: ClassVar[str] = "guidance"
+    citation: ClassVar[Citation] = Citation(
+        key="yang2024dsg",
+        authors="Yang, Lingxiao and Ding, Shutong and Cai, Yifan and Yu, Jingyi and Wang, Jingya and Shi, Ye",
+        title="Guidance with Spherical Gaussian Constraint for Conditional Diffusion",
+        year=2024,
+        venue="ICML",
+        arxiv="2402.03201",
+    )
 
     num_steps: Annotated[int, Field(ge=1)] = 100
     eta: Annotated[float, Field(gt=0, le=1)] = 1.0
     guidance_rate: Annotated[float, Field(ge=0, le=1)] = 0.2
     interval: Annotated[int, Field(ge=1)] = 1
 
-    def cost(self) -> str:
+    def cost(self, traits: Traits) -> Cost:
         guided = math.ceil(self.num_steps / self.interval)
-        return f"{self.num_steps} denoiser calls, {guided} of them with a backward call (and decoder calls likewise)"
+        if "latent" not in traits:
+            return Cost(denoiser=self.num_steps, denoiser_backward=guided)
+        return Cost(denoiser=self.num_steps, denoiser_backward=guided, decoder=guided + 1, decoder_backward=guided)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
+    def solve(self, problem: Problem) -> Tensor:
+        prior = problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        x_t = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        x_t = initial_state(problem, levels[0])
         for step, (t, s) in enumerate(pairwise(levels)):
-            noise = rng.normal(*prior.latent_shape, dtype=x_t.dtype)
+            noise = problem.noise()
             if (self.num_steps - 1 - step) % self.interval == 0:
-                x_0, g = denoise_with_gradient(prior, x_t, t, data.distance)
+                x_0, g = denoise_with_gradient(prior, x_t, t, problem.distance)
                 noise = _turn(noise, g, self.guidance_rate)
             else:
                 x_0 = prior.denoise(x_t, t)

@@ -12,19 +12,19 @@ norm is not squared, as in the code of DPS.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.citation import Citation
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
+from ipsolve.solvers.guidance.dps import DPS
 from ipsolve.solvers.steps.guidance import guided_sampling
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 @SOLVERS.register
@@ -40,26 +40,25 @@ class LatentDPS(Solver):
     """
 
     name: ClassVar[str] = "latent_dps"
-    paper: ClassVar[str] = "Chung et al. 2023 (2209.14687), latent form: Rout et al. 2023 (2307.00619)"
-    family: ClassVar[str] = "guidance"
+    citation: ClassVar[Citation] = DPS.citation  # its latent form: Rout et al. 2023
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
     guidance_scale: Annotated[float, Field(ge=0)] = 0.5
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_update_rms: Annotated[float, Field(gt=0)] | None = None
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser and decoder calls, each with a backward call"
+    def cost(self, traits: Traits) -> Cost:
+        calls = Cost(denoiser=self.num_steps, denoiser_backward=self.num_steps)
+        if "latent" not in traits:
+            return calls
+        return replace(calls, decoder=self.num_steps + 1, decoder_backward=self.num_steps)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
+    def solve(self, problem: Problem) -> Tensor:
         z = guided_sampling(
-            prior,
-            rng,
-            lambda z_0: self.guidance_scale * data.distance(z_0),
+            problem,
+            lambda z_0: self.guidance_scale * problem.distance(z_0),
             num_steps=self.num_steps,
             eta=self.eta,
             max_update_rms=self.max_update_rms,
-            dtype=measurement.y.dtype,
         )
-        return prior.decode(z)
+        return problem.prior.decode(z)

@@ -21,15 +21,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
+from ipsolve.citation import Citation
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import replace_measured
 from ipsolve.solvers.steps.guidance import guided_sampling
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 @SOLVERS.register
@@ -45,33 +43,35 @@ class MCG(Solver):
     """
 
     name: ClassVar[str] = "mcg"
-    paper: ClassVar[str] = "Chung et al. 2022 (2206.00941)"
-    family: ClassVar[str] = "guidance"
-    requires: ClassVar[Requirements] = Requirements(linear=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="chung2022mcg",
+        authors="Chung, Hyungjin and Sim, Byeongsu and Ryu, Dohoon and Ye, Jong Chul",
+        title="Improving Diffusion Models for Inverse Problems using Manifold Constraints",
+        year=2022,
+        venue="NeurIPS",
+        arxiv="2206.00941",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
     zeta: Annotated[float, Field(ge=0)] = 1.0
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     clip_denoised: bool = False
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls, each with a backward call"
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(denoiser=self.num_steps, denoiser_backward=self.num_steps)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-        data = Likelihood(measurement, operator, prior)
+    def solve(self, problem: Problem) -> Tensor:
+        operator = problem.linear_operator
 
         def project(x: Tensor, s: Level) -> Tensor:
-            z = rng.normal(*prior.image_shape, dtype=x.dtype)
-            return replace_measured(operator, measurement, x, s, z)
+            return replace_measured(operator, problem, x, s, problem.noise())
 
         return guided_sampling(
-            prior,
-            rng,
-            lambda x_0: self.zeta * data.distance(x_0),
+            problem,
+            lambda x_0: self.zeta * problem.distance(x_0),
             num_steps=self.num_steps,
             eta=self.eta,
             clip_denoised=self.clip_denoised,
             project=project,
-            dtype=measurement.y.dtype,
         )

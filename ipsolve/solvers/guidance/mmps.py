@@ -22,15 +22,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
+from ipsolve.conventions import per_image
 from ipsolve.linalg import conjugate_gradient
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
+from ipsolve.operators.base import LinearOperator
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import ddim_step, denoise_with_pullback, initial_state, noise_in
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 @SOLVERS.register
@@ -44,40 +44,46 @@ class MMPS(Solver):
     """
 
     name: ClassVar[str] = "mmps"
-    paper: ClassVar[str] = "Rozet et al. 2024 (2405.13712)"
-    family: ClassVar[str] = "guidance"
-    requires: ClassVar[Requirements] = Requirements(linear=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="rozet2024mmps",
+        authors="Rozet, François and Andry, Gérôme and Lanusse, François and Louppe, Gilles",
+        title="Learning Diffusion Priors from Observations by Expectation Maximization",
+        year=2024,
+        venue="NeurIPS",
+        arxiv="2405.13712",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 100
     iterations: Annotated[int, Field(ge=1)] = 5
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls, each with {self.iterations + 1} backward calls"
+    def cost(self, traits: Traits) -> Cost:
+        backward = self.num_steps * (self.iterations + 1)
+        return Cost(denoiser=self.num_steps, denoiser_backward=backward, up_to=frozenset({"denoiser_backward"}))
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-        data = Likelihood(measurement, operator, prior)
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.linear_operator, problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        x_t = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        x_t = initial_state(problem, levels[0])
         for t, s in pairwise(levels):
-            x_0 = self._posterior_mean(data, operator, x_t, t)
-            noise = rng.normal(*prior.latent_shape, dtype=x_t.dtype)
+            x_0 = self._posterior_mean(problem, operator, x_t, t)
+            noise = problem.noise()
             x_t = ddim_step(x_0, noise_in(x_t, x_0, t), t, s, self.eta, noise)
         return x_t
 
-    def _posterior_mean(self, data: Likelihood, operator: LinearOperator, x_t: Tensor, t: Level) -> Tensor:
+    def _posterior_mean(self, problem: Problem, operator: LinearOperator, x_t: Tensor, t: Level) -> Tensor:
         """Return the estimate of E[x_0 | x_t, y]."""
         if t.alpha == 0:  # Tweedie's covariance is 0 / 0 at pure noise
-            return data.prior.denoise(x_t, t)
-        x_0, pullback = denoise_with_pullback(data.prior, x_t, t)
+            return problem.prior.denoise(x_t, t)
+        x_0, pullback = denoise_with_pullback(problem.prior, x_t, t)
 
         def covariance_adjoint(v: Tensor) -> Tensor:
             return t.sigma**2 / t.alpha * pullback(operator.adjoint(v))
 
         def evidence(v: Tensor) -> Tensor:
-            return data.measurement.noise_std**2 * v + operator.forward(covariance_adjoint(v))
+            return per_image(problem.noise_std**2, v) * v + operator.forward(covariance_adjoint(v))
 
         # tolerance 0: a stop per image would save nothing, since a backward call is paid for by the whole batch
-        v = conjugate_gradient(evidence, -data.residual(x_0), self.iterations, tolerance=0.0)
+        v = conjugate_gradient(evidence, -problem.residual(x_0), self.iterations, tolerance=0.0)
         return x_0 + covariance_adjoint(v)

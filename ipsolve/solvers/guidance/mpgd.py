@@ -28,15 +28,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import norm
-from ipsolve.operators.base import Operator, OperatorSpec
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
+from ipsolve.operators.tasks import Task
+from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
-from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import ddim_step, gradient, initial_state, noise_in, vp_scale
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 AE_WINDOW = (0.3, 0.5)  # where, in remaining steps over all, the ae form is on
 AE_SCALE = 0.0075  # of its c there; both from the authors' code
@@ -54,8 +53,14 @@ class MPGD(Solver):
     """
 
     name: ClassVar[str] = "mpgd"
-    paper: ClassVar[str] = "He et al. 2024 (2311.16424)"
-    family: ClassVar[str] = "guidance"
+    citation: ClassVar[Citation] = Citation(
+        key="he2024mpgd",
+        authors="He, Yutong and Murata, Naoki and Lai, Chieh-Hsin and others",
+        title="Manifold Preserving Guided Diffusion",
+        year=2024,
+        venue="ICLR",
+        arxiv="2311.16424",
+    )
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sr4_20": {"num_steps": 20, "guidance_scale": 17.5, "eta": 0.5, "manifold": "z"},
         "sr4_50": {"num_steps": 50, "guidance_scale": 7.5, "eta": 0.5, "manifold": "z"},
@@ -70,36 +75,53 @@ class MPGD(Solver):
     eta: Annotated[float, Field(ge=0, le=1)] = 0.5
     manifold: Literal["z", "ae"] = "z"
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls (and decoder and encoder calls for latent priors)"
+    def cost(self, traits: Traits) -> Cost:
+        n = self.num_steps
+        if "latent" not in traits:
+            return Cost(denoiser=n)
+        if self.manifold == "z":
+            return Cost(denoiser=n, decoder=n + 1, decoder_backward=n)
+        through = sum(_is_on(self._remaining(step)) for step in range(n))
+        return Cost(denoiser=n, decoder=n + through + 1, decoder_backward=through, encoder=n + through)
 
-    def check(self, spec: OperatorSpec, latent: bool, noise_std: float) -> None:
-        super().check(spec, latent, noise_std)
-        if self.manifold == "ae" and not latent:
-            raise RequestError("solver mpgd with manifold 'ae' needs a latent prior")
+    def needs(self) -> Traits:
+        return super().needs() | ({"latent"} if self.manifold == "ae" else set())
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
+    def check(self, task: Task, prior: Traits) -> None:
+        if self.manifold == "ae" and "latent" not in prior:
+            raise RequestError(f"solver {self.name} with manifold 'ae' needs a latent prior; allowed: manifold=z")
+        super().check(task, prior)
+
+    def _remaining(self, step: int) -> float:
+        """Return the share of steps that come after a step."""
+        return (self.num_steps - 1 - step) / self.num_steps
+
+    def solve(self, problem: Problem) -> Tensor:
+        prior = problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        z = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        z = initial_state(problem, levels[0])
         for step, (t, s) in enumerate(pairwise(levels)):
             z_0 = prior.denoise(z, t)
             eps = noise_in(z, z_0, t)
-            noise = rng.normal(*prior.latent_shape, dtype=z.dtype)
+            noise = problem.noise()
             scale = self.guidance_scale * vp_scale(s) / s.alpha
             if self.manifold == "z":
-                z_0 = z_0 - scale * gradient(data.distance, z_0)
+                z_0 = z_0 - scale * gradient(problem.distance, z_0)
             else:
-                z_0 = _guide_image(data, z_0, scale, (self.num_steps - 1 - step) / self.num_steps)
+                z_0 = _guide_image(problem, z_0, scale, self._remaining(step))
             z = ddim_step(z_0, eps, t, s, self.eta, noise)
         return prior.decode(z)
 
 
-def _guide_image(data: Likelihood, z_0: Tensor, scale: float, remaining: float) -> Tensor:
+def _is_on(remaining: float) -> bool:
+    return AE_WINDOW[0] < remaining < AE_WINDOW[1]
+
+
+def _guide_image(problem: Problem, z_0: Tensor, scale: float, remaining: float) -> Tensor:
     """Return the latent of the guided image; ``remaining`` is the share of steps still to come."""
-    x_0 = data.prior.decode(z_0)
-    if AE_WINDOW[0] < remaining < AE_WINDOW[1]:
-        update = AE_SCALE * gradient(lambda x: data.distance(data.prior.encode(x)), x_0)
+    x_0 = problem.prior.decode(z_0)
+    if _is_on(remaining):
+        update = AE_SCALE * gradient(lambda x: problem.distance(problem.prior.encode(x)), x_0)
     else:
-        update = gradient(lambda x: norm(data.residual(x)), x_0)
-    return data.prior.encode(x_0 - scale * update)
+        update = gradient(lambda x: norm(problem.residual(x)), x_0)
+    return problem.prior.encode(x_0 - scale * update)

@@ -32,14 +32,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
+from ipsolve.citation import Citation
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import ddim_step, denoise_with_pullback, initial_state, noise_in, posterior_std
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 @SOLVERS.register
@@ -58,9 +56,14 @@ class PiGDM(Solver):
     """
 
     name: ClassVar[str] = "pigdm"
-    paper: ClassVar[str] = "Song et al. 2023 (ICLR)"
-    family: ClassVar[str] = "guidance"
-    requires: ClassVar[Requirements] = Requirements(linear=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="song2023pigdm",
+        authors="Song, Jiaming and Vahdat, Arash and Mardani, Morteza and Kautz, Jan",
+        title="Pseudoinverse-Guided Diffusion Models for Inverse Problems",
+        year=2023,
+        venue="ICLR",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 100
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -69,21 +72,20 @@ class PiGDM(Solver):
     prior_std: Annotated[float, Field(gt=0)] = 1.0
     start: Annotated[float, Field(gt=0, le=1)] = 1.0
 
-    def cost(self) -> str:
-        return f"{self._steps_run()} denoiser calls, each with a backward call"
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(denoiser=self._steps_run(), denoiser_backward=self._steps_run())
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-        y, sigma_y = measurement.y, measurement.noise_std
-        data = Likelihood(measurement, operator, prior)
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.linear_operator, problem.prior
+        y, sigma_y = problem.y, problem.noise_std
         levels = prior.schedule.levels(self.num_steps)[-self._steps_run() - 1 :]
-        x_t = initial_state(prior, rng, levels[0], y.dtype)
+        x_t = initial_state(problem, levels[0])
         if self.start < 1:
             x_t = x_t + levels[0].alpha * operator.pinv(y, sigma_y**2 / self._variance(levels[0]))
         for t, s in pairwise(levels):
             x_0, pullback = denoise_with_pullback(prior, x_t, t)
-            p = operator.pinv(-data.residual(x_0), sigma_y**2 / self._variance(t))
-            noise = rng.normal(*prior.latent_shape, dtype=y.dtype)
+            p = operator.pinv(-problem.residual(x_0), sigma_y**2 / self._variance(t))
+            noise = problem.noise()
             step = ddim_step(x_0, noise_in(x_t, x_0, t), t, s, self.eta, noise)
             x_t = step + self._coefficient(t, s) * pullback(p)
         return x_t

@@ -18,14 +18,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import norm
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.guidance import guided_sampling
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 @SOLVERS.register
@@ -41,9 +39,16 @@ class PSLD(Solver):
     """
 
     name: ClassVar[str] = "psld"
-    paper: ClassVar[str] = "Rout et al. 2023 (2307.00619)"
-    family: ClassVar[str] = "guidance"
-    requires: ClassVar[Requirements] = Requirements(linear=True, latent=True)
+    citation: ClassVar[Citation] = Citation(
+        key="rout2023psld",
+        authors="Rout, Litu and Raoof, Negin and Daras, Giannis and Caramanis, Constantine and Dimakis, "
+        "Alexandros G. and Shakkottai, Sanjay",
+        title="Solving Linear Inverse Problems Provably via Posterior Sampling with Latent Diffusion Models",
+        year=2023,
+        venue="NeurIPS",
+        arxiv="2307.00619",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "latent"})
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
     measurement_weight: Annotated[float, Field(ge=0)] = 0.1
@@ -51,26 +56,29 @@ class PSLD(Solver):
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_update_rms: Annotated[float, Field(gt=0)] | None = None
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser, decoder and encoder calls, each with a backward call"
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(
+            denoiser=self.num_steps,
+            denoiser_backward=self.num_steps,
+            decoder=self.num_steps + 1,
+            decoder_backward=self.num_steps,
+            encoder=self.num_steps,
+        )
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-        data = Likelihood(measurement, operator, prior)
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.linear_operator, problem.prior
 
         def objective(z_0: Tensor) -> Tensor:
             x = prior.decode(z_0)
-            residual = data.residual(x)
+            residual = problem.residual(x)
             glued = x - operator.adjoint(residual)
             return self.measurement_weight * norm(residual) + self.gluing_weight * norm(prior.encode(glued) - z_0)
 
         z = guided_sampling(
-            prior,
-            rng,
+            problem,
             objective,
             num_steps=self.num_steps,
             eta=self.eta,
             max_update_rms=self.max_update_rms,
-            dtype=measurement.y.dtype,
         )
         return prior.decode(z)

@@ -30,11 +30,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import SpectralOperator
+from ipsolve.citation import Citation
+from ipsolve.conventions import per_image
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
+from ipsolve.problem import Problem
 from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS
 from ipsolve.solvers.steps.diffusion import transition_variance
 from ipsolve.solvers.steps.filtering import FilteringSolver, Observation, diffused_measurement
 from ipsolve.solvers.steps.spectral import inverse_singular_values
@@ -52,9 +54,14 @@ class FPS(FilteringSolver):
     """
 
     name: ClassVar[str] = "fps"
-    paper: ClassVar[str] = "Dou & Song 2024 (ICLR)"
-    family: ClassVar[str] = "monte carlo"
-    requires: ClassVar[Requirements] = Requirements(linear=True, spectral=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="dou2024fps",
+        authors="Dou, Zehao and Song, Yang",
+        title="Diffusion Posterior Sampling for Linear Inverse Problem Solving: A Filtering Perspective",
+        year=2024,
+        venue="ICLR",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "spectral", "pixel"})
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "official": {"num_steps": 1000, "num_particles": 5, "c_rate": 0.95, "eta": 1.0},
     }
@@ -64,20 +71,17 @@ class FPS(FilteringSolver):
     c_rate: Annotated[float, Field(ge=0, le=1)] | None = 0.95
     eta: Annotated[float, Field(gt=0, le=1)] = 1.0
 
-    def cost(self) -> str:
-        return f"{self.num_steps * self.num_particles} denoiser calls ({self.num_particles} particles)"
-
-    def observations(
-        self, measurement: Measurement, operator: SpectralOperator, levels: list[Level], rng: ImageRng
-    ) -> Iterator[Observation]:
+    def observations(self, problem: Problem, levels: list[Level], rng: ImageRng) -> Iterator[Observation]:
+        operator = problem.spectral_operator
         inverse = inverse_singular_values(operator)
-        z_0 = inverse * operator.measurement_to_spectral(measurement.y)
+        z_0 = inverse * operator.measurement_to_spectral(problem.y)
+        std_0 = per_image(problem.noise_std, z_0) * inverse  # of the noise of z_0
 
         def noise() -> Tensor:
             return operator.to_spectral(rng.normal(*operator.image_shape, dtype=inverse.dtype))
 
         def observation(z: Tensor, t: Level) -> Observation:
-            return Observation(z, (t.alpha * measurement.noise_std * inverse) ** 2, inverse > 0)
+            return Observation(z, (t.alpha * std_0) ** 2, inverse > 0)
 
         z = levels[0].alpha * z_0 + levels[0].sigma * noise()
         yield observation(z, levels[0])

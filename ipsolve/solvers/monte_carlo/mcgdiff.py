@@ -1,9 +1,9 @@
 """MCGDiff: a particle filter whose observations are the noisy measurement seen at the level of its own noise.
 
-Cardoso, Janati El Idrissi, Le Corff & Moulines 2024, "Monte Carlo guided Diffusion for Bayesian linear inverse
-problems" (arXiv 2308.07983). With A = U diag(s) V^T, z_i = (U^T y)_i / s_i is distributed as x_tau / alpha_tau in
-coordinate i of V^T x, where tau_i is the level with sigma_tau / alpha_tau = sigma_y / s_i. Until then, at levels t not
-cleaner than tau_i, the coordinate is guided by
+Cardoso, Janati El Idrissi, Le Corff & Moulines 2024, "Monte Carlo guided Denoising Diffusion models for Bayesian linear
+inverse problems" (arXiv 2308.07983). With A = U diag(s) V^T, z_i = (U^T y)_i / s_i is distributed as x_tau / alpha_tau
+in coordinate i of V^T x, where tau_i is the level with sigma_tau / alpha_tau = sigma_y / s_i. Until then, at levels t
+not cleaner than tau_i, the coordinate is guided by
 
     q_t(x_t) = N(alpha_t z_i, sigma_t^2 - (alpha_t / alpha_tau)^2 (sigma_tau^2 - kappa)),
 
@@ -34,12 +34,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import Operator, SpectralOperator
-from ipsolve.priors.base import Prior
+from ipsolve.citation import Citation
+from ipsolve.conventions import per_image
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements
+from ipsolve.problem import Problem, Solution
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost
 from ipsolve.solvers.steps.filtering import GaussianStep, Observation
 from ipsolve.solvers.steps.particles import ParticleSolver, multinomial
 from ipsolve.solvers.steps.spectral import inverse_singular_values
@@ -58,9 +58,15 @@ class MCGDiff(ParticleSolver):
     """
 
     name: ClassVar[str] = "mcgdiff"
-    paper: ClassVar[str] = "Cardoso et al. 2024 (2308.07983)"
-    family: ClassVar[str] = "monte carlo"
-    requires: ClassVar[Requirements] = Requirements(linear=True, spectral=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="cardoso2024mcgdiff",
+        authors="Cardoso, Gabriel and Janati El Idrissi, Yazid and Le Corff, Sylvain and Moulines, Eric",
+        title="Monte Carlo guided Denoising Diffusion models for Bayesian linear inverse problems",
+        year=2024,
+        venue="ICLR",
+        arxiv="2308.07983",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "spectral", "pixel"})
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "mixture-20": {"num_steps": 20, "eta": 0.6, "kappa": 1e-2, "num_particles": 1000},
         "mixture-100": {"num_steps": 100, "eta": 0.85, "kappa": 1e-2, "num_particles": 1000},
@@ -71,47 +77,44 @@ class MCGDiff(ParticleSolver):
     eta: Annotated[float, Field(gt=0, le=1)] = 1.0
     kappa: Annotated[float, Field(gt=0)] = 1e-4
 
-    def cost(self) -> str:
-        return f"{self.num_steps * self.num_particles} denoiser calls ({self.num_particles} particles)"
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(denoiser=self.num_steps * self.num_particles)
 
-    def particles(
-        self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng
-    ) -> tuple[Tensor, Tensor]:
-        assert isinstance(operator, SpectralOperator)
-        dtype, swarm = measurement.y.dtype, operator.select(self.rows(rng))
-        levels = prior.schedule.levels(self.num_steps)
-        guides = self._guides(measurement, operator, levels)
-        x = guides[0].first_states(swarm, levels[0], self.noise(prior, rng, dtype))
-        for (t, s), (q_t, q_s) in zip(pairwise(levels), pairwise(guides), strict=True):
-            x = self._step(prior, swarm, x, (t, s), (q_t, q_s), rng)
+    def solve(self, problem: Problem) -> Solution:
+        swarm, levels = self.swarm(problem), problem.prior.schedule.levels(self.num_steps)
+        guides = self._guides(problem, levels)
+        x = guides[0].first_states(swarm.spectral_operator, levels[0], self.noise(problem))
+        for along, guiding in zip(pairwise(levels), pairwise(guides), strict=True):
+            x = self._step(problem, swarm, x, along, guiding)
         return self.equally_weighted(x)
 
     def _step(
         self,
-        prior: Prior,
-        swarm: SpectralOperator,
-        x: Tensor,
+        problem: Problem,
+        swarm: Problem,
+        x_t: Tensor,
         levels: tuple[Level, Level],
         guides: tuple[Observation, Observation],
-        rng: ImageRng,
     ) -> Tensor:
         """Return the particles x_s of particles x_t, resampled and moved."""
         q_t, q_s = guides
-        step = GaussianStep.predict(prior, swarm, x, *levels, self.eta)
-        spent = replace(q_t, seen=q_s.seen).log_evidence(GaussianStep.around(swarm, x, 0.0))
-        ancestors = multinomial(q_s.log_evidence(step) - spent, rng)
+        step = GaussianStep.predict(swarm, x_t, *levels, self.eta)
+        spent = replace(q_t, seen=q_s.seen).log_evidence(GaussianStep.around(step.operator, x_t, 0.0))
+        ancestors = multinomial(q_s.log_evidence(step) - spent, problem.rng)
         guided = q_s.seen.flatten(1).any(1)[:, None]
-        ancestors = torch.where(guided, ancestors, torch.arange(self.num_particles, device=rng.device))
-        return q_s.sample(step.resampled(ancestors), self.noise(prior, rng, x.dtype))
+        ancestors = torch.where(guided, ancestors, torch.arange(self.num_particles, device=x_t.device))
+        return q_s.sample(step.resampled(ancestors), self.noise(problem))
 
-    def _guides(self, measurement: Measurement, operator: SpectralOperator, levels: list[Level]) -> list[Observation]:
+    def _guides(self, problem: Problem, levels: list[Level]) -> list[Observation]:
         """Return q_t at every level."""
+        operator = problem.spectral_operator
         inverse = inverse_singular_values(operator)
-        z = inverse * operator.measurement_to_spectral(measurement.y)
+        z = inverse * operator.measurement_to_spectral(problem.y)
         singular = operator.singular_values()
+        noise_std = torch.as_tensor(per_image(problem.noise_std, singular))
         alpha = torch.tensor([t.alpha for t in levels], dtype=singular.dtype, device=singular.device)
         sigma = torch.tensor([t.sigma for t in levels], dtype=singular.dtype, device=singular.device)
-        distance = (alpha * measurement.noise_std).square() - (sigma * singular[..., None]).square()
+        distance = (alpha * noise_std[..., None]).square() - (sigma * singular[..., None]).square()
         # pure noise (alpha 0) holds no image to measure
         tau = distance.abs().where(alpha > 0, torch.inf).argmin(-1)
         alpha_tau, sigma_tau = alpha[tau], sigma[tau]

@@ -27,11 +27,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import SpectralOperator
+from ipsolve.citation import Citation
+from ipsolve.conventions import per_image
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
+from ipsolve.problem import Problem
 from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS
 from ipsolve.solvers.steps.diffusion import transition_variance
 from ipsolve.solvers.steps.filtering import FilteringSolver, Observation, diffused_measurement
 from ipsolve.solvers.steps.spectral import inverse_singular_values
@@ -48,26 +50,30 @@ class SMCDiff(FilteringSolver):
     """
 
     name: ClassVar[str] = "smcdiff"
-    paper: ClassVar[str] = "Trippe et al. 2023 (2206.04119)"
-    family: ClassVar[str] = "monte carlo"
-    requires: ClassVar[Requirements] = Requirements(linear=True, spectral=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="trippe2023smcdiff",
+        authors="Trippe, Brian L. and Yim, Jason and Tischer, Doug and Baker, David and Broderick, Tamara and "
+        "Barzilay, Regina and Jaakkola, Tommi",
+        title="Diffusion Probabilistic Modeling of Protein Backbones in 3D for the Motif-Scaffolding Problem",
+        year=2023,
+        venue="ICLR",
+        arxiv="2206.04119",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "spectral", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 100
     num_particles: Annotated[int, Field(ge=1)] = 64
     eta: Annotated[float, Field(gt=0, le=1)] = 1.0
 
-    def cost(self) -> str:
-        return f"{self.num_steps * self.num_particles} denoiser calls ({self.num_particles} particles)"
-
-    def observations(
-        self, measurement: Measurement, operator: SpectralOperator, levels: list[Level], rng: ImageRng
-    ) -> Iterator[Observation]:
+    def observations(self, problem: Problem, levels: list[Level], rng: ImageRng) -> Iterator[Observation]:
+        operator = problem.spectral_operator
         inverse = inverse_singular_values(operator)
-        z_0 = inverse * operator.measurement_to_spectral(measurement.y)
+        z_0 = inverse * operator.measurement_to_spectral(problem.y)
+        std_0 = per_image(problem.noise_std, z_0) * inverse  # of the noise of z_0
 
         def added(t: Level) -> Tensor:
             """Return the variance of z_t beyond the noise that z_0 itself carries; negative below its noise level."""
-            return torch.where(inverse > 0, t.sigma**2 - (t.alpha * measurement.noise_std * inverse) ** 2, -1.0)
+            return torch.where(inverse > 0, t.sigma**2 - (t.alpha * std_0) ** 2, -1.0)
 
         def std(t: Level) -> Tensor:
             # never 0: coordinates below their noise level are divided by it too, though nothing reads them

@@ -25,16 +25,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import squared_norm
-from ipsolve.operators.base import Operator
-from ipsolve.priors.base import Prior
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS
+from ipsolve.problem import Problem, Solution, systematic
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost
 from ipsolve.solvers.steps.diffusion import ddim_step, noise_in, posterior_std
-from ipsolve.solvers.steps.likelihood import Likelihood
-from ipsolve.solvers.steps.particles import ParticleSolver, clouds, effective_sample_size, gather, systematic
+from ipsolve.solvers.steps.particles import ParticleSolver, clouds, effective_sample_size, gather
 
 
 @SOLVERS.register
@@ -50,8 +48,14 @@ class TDS(ParticleSolver):
     """
 
     name: ClassVar[str] = "tds"
-    paper: ClassVar[str] = "Wu et al. 2023 (2306.17775)"
-    family: ClassVar[str] = "monte carlo"
+    citation: ClassVar[Citation] = Citation(
+        key="wu2023tds",
+        authors="Wu, Luhuan and Trippe, Brian L. and Naesseth, Christian A. and Blei, David M. and Cunningham, John P.",
+        title="Practical and Asymptotically Exact Conditional Sampling in Diffusion Models",
+        year=2023,
+        venue="NeurIPS",
+        arxiv="2306.17775",
+    )
 
     num_steps: Annotated[int, Field(ge=1)] = 100
     num_particles: Annotated[int, Field(ge=1)] = 16
@@ -59,49 +63,46 @@ class TDS(ParticleSolver):
     tau: Annotated[float, Field(gt=0)] | None = None
     ess_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
 
-    def cost(self) -> str:
-        return (
-            f"{self.num_steps * self.num_particles} denoiser calls, each with a backward call "
-            f"({self.num_particles} particles; and decoder calls for latent priors)"
-        )
+    def cost(self, traits: Traits) -> Cost:
+        calls = self.num_steps * self.num_particles
+        if "latent" not in traits:
+            return Cost(denoiser=calls, denoiser_backward=calls)
+        decoder = calls + self.num_particles  # every particle is decoded at the end
+        return Cost(denoiser=calls, denoiser_backward=calls, decoder=decoder, decoder_backward=calls)
 
-    def particles(
-        self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng
-    ) -> tuple[Tensor, Tensor]:
-        rows = self.rows(rng)
-        data = Likelihood(measurement.select(rows), operator.select(rows), prior)
-        levels = prior.schedule.levels(self.num_steps)
-        dtype, sigma_y, cloud = measurement.y.dtype, measurement.noise_std, (rng.batch_size, self.num_particles)
-        x = levels[0].sigma * self.noise(prior, rng, dtype)
+    def solve(self, problem: Problem) -> Solution:
+        swarm, cloud = self.swarm(problem), (problem.batch_size, self.num_particles)
+        levels = problem.prior.schedule.levels(self.num_steps)
+        x = levels[0].sigma * self.noise(problem)
         log_weights = x.new_zeros(cloud)
         themselves = torch.arange(self.num_particles, device=x.device)
         for t, s in pairwise(levels):
-            x_0, twist, guidance = self._twist(data, x, t)
+            x_0, twist, guidance = self._twist(swarm, x, t)
             log_weights = log_weights + twist.reshape(cloud)
             uneven = (effective_sample_size(log_weights) < self.ess_threshold * self.num_particles)[:, None]
-            ancestors = torch.where(uneven, systematic(log_weights, rng), themselves)
+            ancestors = torch.where(uneven, systematic(log_weights, self.num_particles, problem.rng), themselves)
             log_weights = torch.where(uneven, 0.0, log_weights)
             x, x_0, guidance, twist = (gather(values, ancestors) for values in (x, x_0, guidance, twist))
             v = (self.eta * posterior_std(t, s)) ** 2
-            noise = v**0.5 * self.noise(prior, rng, dtype)
+            noise = v**0.5 * self.noise(problem)
             x = ddim_step(x_0, noise_in(x, x_0, t), t, s, self.eta) + v * guidance + noise
             # log p~(x_s | x_t) / p(x_s | x_t), written without dividing by v, which is 0 in a step to the clean image
             proposal = 0.5 * v * squared_norm(guidance) + (guidance * noise).flatten(1).sum(1)
             log_weights = log_weights - (twist + proposal).reshape(cloud)
-        images = prior.decode(x)
-        if sigma_y > 0:
-            twist = -0.5 * squared_norm(data.residual(images)) / sigma_y**2
-        return clouds(images, self.num_particles), (log_weights + twist.reshape(cloud)).log_softmax(1)
+        images = swarm.prior.decode(x)
+        if not problem.noiseless:
+            twist = -0.5 * squared_norm(swarm.residual(images)) / swarm.noise_std**2
+        return Solution(clouds(images, self.num_particles), (log_weights + twist.reshape(cloud)).log_softmax(1))
 
-    def _twist(self, data: Likelihood, x_t: Tensor, t: Level) -> tuple[Tensor, Tensor, Tensor]:
+    def _twist(self, swarm: Problem, x_t: Tensor, t: Level) -> tuple[Tensor, Tensor, Tensor]:
         """Return x_0(x_t), log p~(y | x_t), (rows,), and its gradient with respect to x_t."""
         variance = t.ratio**2  # infinite for pure noise, which says nothing of y
         if self.tau is not None:
             variance = 1 / (1 / variance + 1 / self.tau**2)
         with torch.enable_grad():
             point = x_t.detach().requires_grad_()
-            x_0 = data.prior.denoise(point, t)
-            distance = squared_norm(data.residual(data.prior.decode(x_0)))
-            twist = -0.5 * distance / (data.measurement.noise_std**2 + variance)
+            x_0 = swarm.prior.denoise(point, t)
+            distance = squared_norm(swarm.residual(swarm.prior.decode(x_0)))
+            twist = -0.5 * distance / (swarm.noise_std**2 + variance)
             guidance = torch.autograd.grad(twist.sum(), point)[0]
         return x_0.detach(), twist.detach(), guidance

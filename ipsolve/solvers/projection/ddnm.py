@@ -21,7 +21,6 @@ the whole sigma_s and drops eps in measured directions; it travels back by noisi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -30,12 +29,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import LinearOperator, Operator, SpectralOperator
-from ipsolve.priors.base import Prior
+from ipsolve.citation import Citation
+from ipsolve.conventions import per_image
+from ipsolve.operators.base import LinearOperator, SpectralOperator
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import diffuse, initial_state, noise_in, renoise
 from ipsolve.solvers.steps.spectral import inverse_singular_values
 
@@ -55,9 +55,15 @@ class DDNM(Solver):
     """
 
     name: ClassVar[str] = "ddnm"
-    paper: ClassVar[str] = "Wang, Yu & Zhang 2023 (2212.00490)"
-    family: ClassVar[str] = "projection"
-    requires: ClassVar[Requirements] = Requirements(linear=True)
+    citation: ClassVar[Citation] = Citation(
+        key="wang2023ddnm",
+        authors="Wang, Yinhuai and Yu, Jiwen and Zhang, Jian",
+        title="Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model",
+        year=2023,
+        venue="ICLR",
+        arxiv="2212.00490",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear"})
 
     num_steps: Annotated[int, Field(ge=1)] = 100
     eta: Annotated[float, Field(ge=0, le=1)] = 0.85
@@ -66,19 +72,20 @@ class DDNM(Solver):
     travel_length: Annotated[int, Field(ge=1)] = 1
     travel_repeat: Annotated[int, Field(ge=1)] = 1
 
-    def cost(self) -> str:
+    def cost(self, traits: Traits) -> Cost:
         calls = sum(i < j for i, j in time_travel(self.num_steps, self.travel_length, self.travel_repeat))
-        return f"{calls} denoiser calls (and decoder and encoder calls for latent priors)"
+        return Cost(denoiser=calls, decoder=calls, encoder=calls) if "latent" in traits else Cost(denoiser=calls)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-        y, sigma_y = measurement.y, measurement.noise_std if self.noise_aware else 0.0
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.linear_operator, problem.prior
+        # None: A^+ is exact
+        y, sigma_y = problem.y, problem.noise_std if self.noise_aware and not problem.noiseless else None
         levels = prior.schedule.levels(self.num_steps)
-        z = initial_state(prior, rng, levels[0], y.dtype)
+        z = initial_state(problem, levels[0])
         x_0 = y  # replaced in the first step
         for i, j in time_travel(self.num_steps, self.travel_length, self.travel_repeat):
             t, s = levels[i], levels[j]
-            noise = rng.normal(*prior.latent_shape, dtype=y.dtype)
+            noise = problem.noise()
             if j < i:
                 z = diffuse(z, t, s, noise)
                 continue
@@ -91,16 +98,18 @@ class DDNM(Solver):
         return x_0
 
     def _project(
-        self, operator: SpectralOperator, y: Tensor, x_0: Tensor, fresh: Tensor, sigma_y: float, s: Level
+        self, operator: SpectralOperator, y: Tensor, x_0: Tensor, fresh: Tensor, sigma_y: Tensor | None, s: Level
     ) -> tuple[Tensor, Tensor]:
         """Return the corrected estimate and the reduced fresh noise, exactly in every singular direction."""
         inverse = inverse_singular_values(operator)
-        carried = s.alpha * sigma_y * inverse  # noise std that the full correction would bring
+        correction = operator.measurement_to_spectral(y) - operator.singular_values() * operator.to_spectral(x_0)
+        if sigma_y is None:
+            return x_0 + operator.from_spectral(inverse * correction), fresh
+        carried = s.alpha * per_image(sigma_y, correction) * inverse  # noise std that the full correction would bring
         budget = self.eta * s.sigma
         gain = torch.where(carried > budget, budget / carried.clamp_min(torch.finfo(carried.dtype).tiny), 1.0)
-        correction = operator.measurement_to_spectral(y) - operator.singular_values() * operator.to_spectral(x_0)
         x_0 = x_0 + operator.from_spectral(gain * inverse * correction)
-        if budget == 0 or sigma_y == 0:
+        if budget == 0:
             return x_0, fresh
         remaining = (1 - (gain * carried / budget).square()).clamp_min(0).sqrt()
         # directions without a singular value (null space) keep their noise: carried is 0 there
@@ -108,19 +117,19 @@ class DDNM(Solver):
         return x_0, fresh + operator.from_spectral((remaining - 1) * kept)
 
     def _project_without_svd(
-        self, operator: LinearOperator, y: Tensor, x_0: Tensor, fresh: Tensor, sigma_y: float, s: Level
+        self, operator: LinearOperator, y: Tensor, x_0: Tensor, fresh: Tensor, sigma_y: Tensor | None, s: Level
     ) -> tuple[Tensor, Tensor]:
         """Return the corrected estimate and the fresh noise, reduced by the scalar rule only."""
-        carried, budget = s.alpha * sigma_y, self.eta * s.sigma
-        if sigma_y == 0:
+        if sigma_y is None:
             return operator.prox(x_0, y), fresh
+        carried, budget = s.alpha * sigma_y, self.eta * s.sigma
         if budget == 0:  # without a budget for its noise, y has no say
             return x_0, fresh
         if self.noise_rule == "spectral":
             return operator.prox(x_0, y, (carried / budget) ** 2), fresh
-        brought = min(carried, budget)
-        x_0 = x_0 + brought / carried * operator.pinv(y - operator.forward(x_0))
-        return x_0, math.sqrt(1 - (brought / budget) ** 2) * fresh
+        brought = carried.clamp(max=budget)
+        x_0 = x_0 + per_image(brought / carried, x_0) * operator.pinv(y - operator.forward(x_0))
+        return x_0, per_image((1 - (brought / budget).square()).clamp_min(0).sqrt(), fresh) * fresh
 
 
 def time_travel(num_steps: int, length: int, repeat: int) -> Iterator[tuple[int, int]]:

@@ -22,12 +22,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import Operator, SpectralOperator
-from ipsolve.priors.base import Prior
+from ipsolve.citation import Citation
+from ipsolve.conventions import per_image
+from ipsolve.operators.base import SpectralOperator
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import initial_state, noise_in, renoise
 from ipsolve.solvers.steps.spectral import inverse_singular_values, set_coordinates
 
@@ -46,49 +47,56 @@ class DDRM(Solver):
     """
 
     name: ClassVar[str] = "ddrm"
-    paper: ClassVar[str] = "Kawar et al. 2022 (2201.11793)"
-    family: ClassVar[str] = "projection"
-    requires: ClassVar[Requirements] = Requirements(linear=True, spectral=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="kawar2022ddrm",
+        authors="Kawar, Bahjat and Elad, Michael and Ermon, Stefano and Song, Jiaming",
+        title="Denoising Diffusion Restoration Models",
+        year=2022,
+        venue="NeurIPS",
+        arxiv="2201.11793",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "spectral", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 20
     eta: Share = 0.85
     eta_b: Share = 1.0
     eta_c: Share | None = None
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls"
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(denoiser=self.num_steps)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, SpectralOperator)
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.spectral_operator, problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        x = self._start(operator, measurement, initial_state(prior, rng, levels[0], measurement.y.dtype), levels[0])
+        x = self._start(operator, problem, initial_state(problem, levels[0]), levels[0])
         for t, s in pairwise(levels):
             x_0 = prior.denoise(x, t)
-            noise = rng.normal(*prior.latent_shape, dtype=measurement.y.dtype)
-            x = self._step(operator, measurement, x_0, noise_in(x, x_0, t), noise, s)
+            noise = problem.noise()
+            x = self._step(operator, problem, x_0, noise_in(x, x_0, t), noise, s)
         return x
 
-    def _start(self, operator: SpectralOperator, measurement: Measurement, x: Tensor, t: Level) -> Tensor:
+    def _start(self, operator: SpectralOperator, problem: Problem, x: Tensor, t: Level) -> Tensor:
         """Return the first state from x ~ N(0, sigma_t^2 I)."""
-        y, inverse = operator.measurement_to_spectral(measurement.y), inverse_singular_values(operator)
-        carried = t.alpha * measurement.noise_std * inverse  # noise std that y / s_i brings
+        y, inverse = operator.measurement_to_spectral(problem.y), inverse_singular_values(operator)
+        carried = t.alpha * per_image(problem.noise_std, y) * inverse  # noise std that y / s_i brings
         share = (1 - (carried / t.sigma).square()).clamp_min(0).sqrt()
         c = operator.to_spectral(x)
         known = (inverse > 0) & (carried <= t.sigma)
         return set_coordinates(operator, x, torch.where(known, t.alpha * inverse * y + share * c, c))
 
     def _step(
-        self, operator: SpectralOperator, measurement: Measurement, x_0: Tensor, eps: Tensor, noise: Tensor, s: Level
+        self, operator: SpectralOperator, problem: Problem, x_0: Tensor, eps: Tensor, noise: Tensor, s: Level
     ) -> Tensor:
         """Return x_s from the estimates of x_0 and eps and from ``noise`` ~ N(0, I)."""
-        y, sigma_y = operator.measurement_to_spectral(measurement.y), measurement.noise_std
+        y = operator.measurement_to_spectral(problem.y)
+        sigma_y = per_image(problem.noise_std, y)
         singular, inverse = operator.singular_values(), inverse_singular_values(operator)
         c_0, fresh = operator.to_spectral(x_0), operator.to_spectral(noise)
         unseen = renoise(x_0, eps, s, self.eta if self.eta_c is None else self.eta_c, noise)
         carried = s.alpha * sigma_y * inverse
         rest = (s.sigma**2 - (self.eta_b * carried).square()).clamp_min(0).sqrt()
         c = s.alpha * ((1 - self.eta_b) * c_0 + self.eta_b * inverse * y) + rest * fresh
-        if sigma_y > 0:
+        if not problem.noiseless:
             weak = renoise(c_0, (y - singular * c_0) / sigma_y, s, self.eta, fresh)
             c = torch.where(carried <= s.sigma, c, weak)
         return set_coordinates(operator, unseen, torch.where(inverse > 0, c, operator.to_spectral(unseen)))

@@ -21,12 +21,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.linalg import conjugate_gradient
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.operators.base import LinearOperator
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import initial_state, noise_in, renoise
 
 
@@ -42,33 +42,40 @@ class DDS(Solver):
     """
 
     name: ClassVar[str] = "dds"
-    paper: ClassVar[str] = "Chung, Lee & Ye 2024 (2303.05754)"
-    family: ClassVar[str] = "projection"
-    requires: ClassVar[Requirements] = Requirements(linear=True)
+    citation: ClassVar[Citation] = Citation(
+        key="chung2024dds",
+        authors="Chung, Hyungjin and Lee, Suhyeon and Ye, Jong Chul",
+        title="Decomposed Diffusion Sampler for Accelerating Large-Scale Inverse Problems",
+        year=2024,
+        venue="ICLR",
+        arxiv="2303.05754",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear"})
 
     num_steps: Annotated[int, Field(ge=1)] = 50
     cg_steps: Annotated[int, Field(ge=1)] = 5
     gamma: Annotated[float, Field(gt=0)] = 1.0
     eta: Annotated[float, Field(ge=0, le=1)] = 0.85
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls (and decoder and encoder calls for latent priors)"
+    def cost(self, traits: Traits) -> Cost:
+        n = self.num_steps
+        return Cost(denoiser=n, decoder=n, encoder=n) if "latent" in traits else Cost(denoiser=n)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.linear_operator, problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        z = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        z = initial_state(problem, levels[0])
         for t, s in pairwise(levels):
             z_0 = prior.denoise(z, t)
-            x_0 = self._consistent(operator, measurement, prior.decode(z_0))
-            noise = rng.normal(*prior.latent_shape, dtype=measurement.y.dtype)
+            x_0 = self._consistent(operator, problem, prior.decode(z_0))
+            noise = problem.noise()
             z = renoise(prior.encode(x_0), noise_in(z, z_0, t), s, self.eta, noise)
         return x_0
 
-    def _consistent(self, operator: LinearOperator, measurement: Measurement, x_0: Tensor) -> Tensor:
+    def _consistent(self, operator: LinearOperator, problem: Problem, x_0: Tensor) -> Tensor:
         """Return the estimate after M steps of conjugate gradients, (B, *image_shape)."""
-        data = operator.adjoint(measurement.y)
-        if measurement.noise_std == 0:
+        data = operator.adjoint(problem.y)
+        if problem.noiseless:
             return conjugate_gradient(lambda x: operator.adjoint(operator.forward(x)), data, self.cg_steps, x=x_0)
 
         def normal(x: Tensor) -> Tensor:

@@ -23,11 +23,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import LinearOperator, Operator
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.citation import Citation
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import ddim_step, initial_state, noise_in, replace_measured
 
 
@@ -42,28 +41,30 @@ class ILVR(Solver):
     """
 
     name: ClassVar[str] = "ilvr"
-    paper: ClassVar[str] = "Choi et al. 2021 (2108.02938)"
-    family: ClassVar[str] = "projection"
-    requires: ClassVar[Requirements] = Requirements(linear=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="choi2021ilvr",
+        authors="Choi, Jooyoung and Kim, Sungwon and Jeong, Yonghyun and Gwon, Youngjune and Yoon, Sungroh",
+        title="ILVR: Conditioning Method for Denoising Diffusion Probabilistic Models",
+        year=2021,
+        venue="ICCV",
+        arxiv="2108.02938",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 100
     range_t: Annotated[int, Field(ge=0)] = 0
     signal_std: Annotated[float, Field(gt=0)] | None = None
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls"
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(denoiser=self.num_steps)
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-
-        def draw() -> Tensor:
-            return rng.normal(*prior.latent_shape, dtype=measurement.y.dtype)
-
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.linear_operator, problem.prior
         levels = prior.schedule.levels(self.num_steps)
-        x = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        x = initial_state(problem, levels[0])
         for step, (t, s) in enumerate(pairwise(levels)):
             x_0 = prior.denoise(x, t)
-            x = ddim_step(x_0, noise_in(x, x_0, t), t, s, eta=1.0, noise=draw())
+            x = ddim_step(x_0, noise_in(x, x_0, t), t, s, eta=1.0, noise=problem.noise())
             if step < self.num_steps - self.range_t:
-                x = replace_measured(operator, measurement, x, s, draw(), signal_std=self.signal_std)
+                x = replace_measured(operator, problem, x, s, problem.noise(), signal_std=self.signal_std)
         return x

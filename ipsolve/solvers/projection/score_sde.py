@@ -24,13 +24,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.citation import Citation
 from ipsolve.conventions import norm
-from ipsolve.operators.base import LinearOperator, Operator
 from ipsolve.priors.base import Prior
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
-from ipsolve.solvers.base import SOLVERS, Requirements, Solver
+from ipsolve.problem import Problem
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import ddim_step, initial_state, langevin_step, noise_in, replace_measured
 
 
@@ -47,9 +47,16 @@ class ScoreSDE(Solver):
     """
 
     name: ClassVar[str] = "score_sde"
-    paper: ClassVar[str] = "Song et al. 2021, 2022 (2011.13456, 2111.08005)"
-    family: ClassVar[str] = "projection"
-    requires: ClassVar[Requirements] = Requirements(linear=True, latent=False)
+    citation: ClassVar[Citation] = Citation(
+        key="song2021scoresde",
+        authors="Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and Ermon, "
+        "Stefano and Poole, Ben",
+        title="Score-Based Generative Modeling through Stochastic Differential Equations",
+        year=2021,
+        venue="ICLR",
+        arxiv="2011.13456",
+    )
+    requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
     corrector_steps: Annotated[int, Field(ge=0)] = 1
@@ -57,26 +64,23 @@ class ScoreSDE(Solver):
     measurement_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
     signal_std: Annotated[float, Field(gt=0)] | None = None
 
-    def cost(self) -> str:
-        return f"{self.num_steps * (1 + self.corrector_steps)} denoiser calls"
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(denoiser=self.num_steps * (1 + self.corrector_steps))
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        assert isinstance(operator, LinearOperator)
-
-        def draw() -> Tensor:
-            return rng.normal(*prior.latent_shape, dtype=measurement.y.dtype)
+    def solve(self, problem: Problem) -> Tensor:
+        operator, prior = problem.linear_operator, problem.prior
 
         def replaced(x: Tensor, level: Level) -> Tensor:
             weight, signal_std = self.measurement_weight, self.signal_std
-            return replace_measured(operator, measurement, x, level, draw(), weight, signal_std)
+            return replace_measured(operator, problem, x, level, problem.noise(), weight, signal_std)
 
         levels = prior.schedule.levels(self.num_steps)
-        x = initial_state(prior, rng, levels[0], measurement.y.dtype)
+        x = initial_state(problem, levels[0])
         for t, s in pairwise(levels):
             for _ in range(self.corrector_steps):
-                x = replaced(self._corrected(prior, x, t, s, draw()), t)
+                x = replaced(self._corrected(prior, x, t, s, problem.noise()), t)
             x_0 = prior.denoise(x, t)
-            x = replaced(ddim_step(x_0, noise_in(x, x_0, t), t, s, eta=1.0, noise=draw()), s)
+            x = replaced(ddim_step(x_0, noise_in(x, x_0, t), t, s, eta=1.0, noise=problem.noise()), s)
         return x
 
     def _corrected(self, prior: Prior, x: Tensor, t: Level, s: Level, noise: Tensor) -> Tensor:

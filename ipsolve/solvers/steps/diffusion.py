@@ -16,13 +16,12 @@ from ipsolve.conventions import per_image
 from ipsolve.operators.base import LinearOperator
 from ipsolve.priors.base import Prior
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
+from ipsolve.problem import Problem
 
 
-def initial_state(prior: Prior, rng: ImageRng, t: Level, dtype: torch.dtype) -> Tensor:
+def initial_state(problem: Problem, t: Level) -> Tensor:
     """Return x_t ~ N(0, sigma_t^2 I), the state that sampling starts from, (B, *latent_shape)."""
-    return t.sigma * rng.normal(*prior.latent_shape, dtype=dtype)
+    return t.sigma * problem.noise()
 
 
 def denoise_with_pullback(prior: Prior, x_t: Tensor, t: Level) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -110,7 +109,7 @@ def langevin_step(x: Tensor, score: Tensor, step_size: float | Tensor, noise: Te
 
 def replace_measured(
     operator: LinearOperator,
-    measurement: Measurement,
+    problem: Problem,
     x_s: Tensor,
     s: Level,
     noise: Tensor,
@@ -127,8 +126,8 @@ def replace_measured(
         signal_std: damp A^+ by (noise_std / signal_std)^2, because the noise of y comes in amplified by 1 / s_i; None
             is the exact A^+.
     """
-    damping = 0.0 if signal_std is None else (measurement.noise_std / signal_std) ** 2
-    y_s = s.alpha * measurement.y + s.sigma * operator.forward(noise)
+    damping = 0.0 if signal_std is None else (problem.noise_std / signal_std) ** 2
+    y_s = s.alpha * problem.y + s.sigma * operator.forward(noise)
     return x_s + weight * operator.pinv(y_s - operator.forward(x_s), damping)
 
 

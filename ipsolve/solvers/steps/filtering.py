@@ -15,13 +15,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ipsolve.operators.base import Operator, SpectralOperator
-from ipsolve.priors.base import Prior
+from ipsolve.operators.base import SpectralOperator
 from ipsolve.priors.schedules import Level
-from ipsolve.problem import Measurement
+from ipsolve.problem import Problem, Solution, systematic
 from ipsolve.randomness import ImageRng
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import Cost
 from ipsolve.solvers.steps.diffusion import ddim_step, noise_in, posterior_std
-from ipsolve.solvers.steps.particles import ParticleSolver, clouds, gather, systematic
+from ipsolve.solvers.steps.particles import ParticleSolver, clouds, gather
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,11 @@ class GaussianStep:
         return cls(operator, mean, operator.to_spectral(mean), v)
 
     @classmethod
-    def predict(
-        cls, prior: Prior, operator: SpectralOperator, x_t: Tensor, t: Level, s: Level, eta: float
-    ) -> GaussianStep:
+    def predict(cls, swarm: Problem, x_t: Tensor, t: Level, s: Level, eta: float) -> GaussianStep:
         """Return the model's p(x_s | x_t), DDIM's with ``eta`` (1: DDPM's)."""
-        x_0 = prior.denoise(x_t, t)
+        x_0 = swarm.prior.denoise(x_t, t)
         mean = ddim_step(x_0, noise_in(x_t, x_0, t), t, s, eta)
-        return cls.around(operator, mean, (eta * posterior_std(t, s)) ** 2)
+        return cls.around(swarm.spectral_operator, mean, (eta * posterior_std(t, s)) ** 2)
 
     def resampled(self, ancestors: Tensor) -> GaussianStep:
         """Return the steps of the particles' ``ancestors``, (B, P)."""
@@ -113,24 +112,21 @@ class FilteringSolver(ParticleSolver):
     eta: float
 
     @abstractmethod
-    def observations(
-        self, measurement: Measurement, operator: SpectralOperator, levels: list[Level], rng: ImageRng
-    ) -> Iterator[Observation]:
-        """Yield what is seen of the state at each level, noisiest first; every image has one path."""
+    def observations(self, problem: Problem, levels: list[Level], rng: ImageRng) -> Iterator[Observation]:
+        """Yield what is seen of the state at each level, noisiest first; every image has one path, drawn from rng."""
 
-    def particles(
-        self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng
-    ) -> tuple[Tensor, Tensor]:
-        assert isinstance(operator, SpectralOperator)
-        dtype, swarm = measurement.y.dtype, operator.select(self.rows(rng))
-        levels = prior.schedule.levels(self.num_steps)
-        path = self.observations(measurement, operator, levels, rng.child("path"))
-        x = next(path).first_states(swarm, levels[0], self.noise(prior, rng, dtype))
+    def solve(self, problem: Problem) -> Solution:
+        swarm, levels = self.swarm(problem), problem.prior.schedule.levels(self.num_steps)
+        path = self.observations(problem, levels, problem.rng.child("path"))
+        x = next(path).first_states(swarm.spectral_operator, levels[0], self.noise(problem))
         for (t, s), observed in zip(pairwise(levels), path, strict=True):
-            step = GaussianStep.predict(prior, swarm, x, t, s, self.eta)
-            ancestors = systematic(observed.log_evidence(step), rng)
-            x = observed.sample(step.resampled(ancestors), self.noise(prior, rng, dtype))
+            step = GaussianStep.predict(swarm, x, t, s, self.eta)
+            ancestors = systematic(observed.log_evidence(step), self.num_particles, problem.rng)
+            x = observed.sample(step.resampled(ancestors), self.noise(problem))
         return self.equally_weighted(x)
+
+    def cost(self, traits: Traits) -> Cost:
+        return Cost(denoiser=self.num_steps * self.num_particles)
 
 
 def diffused_measurement(

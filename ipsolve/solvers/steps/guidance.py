@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ipsolve.priors.base import Prior
 from ipsolve.priors.schedules import Level
-from ipsolve.randomness import ImageRng
+from ipsolve.problem import Problem
 from ipsolve.solvers.steps.diffusion import cap_rms, ddim_step, initial_state, noise_in, vp_scale
 
 Objective = Callable[[Tensor], Tensor]
@@ -35,13 +35,11 @@ def denoise_with_gradient(
 
 
 def guided_sampling(
-    prior: Prior,
-    rng: ImageRng,
+    problem: Problem,
     objective: Objective,
     *,
     num_steps: int,
     eta: float,
-    dtype: torch.dtype,
     max_update_rms: float | None = None,
     clip_denoised: bool = False,
     project: Callable[[Tensor, Level], Tensor] | None = None,
@@ -60,12 +58,13 @@ def guided_sampling(
     Returns:
         The final state, (B, *latent_shape).
     """
+    prior = problem.prior
     levels = prior.schedule.levels(num_steps)
-    x_t = initial_state(prior, rng, levels[0], dtype)
+    x_t = initial_state(problem, levels[0])
     for t, s in pairwise(levels):
         x_0, gradient = denoise_with_gradient(prior, x_t, t, objective, clip_denoised)
         update = vp_scale(s) * cap_rms(vp_scale(t) * gradient, max_update_rms)
-        noise = rng.normal(*prior.latent_shape, dtype=dtype) if eta > 0 else None
+        noise = problem.noise() if eta > 0 else None
         x_s = ddim_step(x_0, noise_in(x_t, x_0, t), t, s, eta, noise) - update
         x_t = x_s if project is None else project(x_s, s)
     return x_t

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from ipsolve.priors.schedules import Level
+from ipsolve.problem import Problem
 from ipsolve.solvers.steps.diffusion import transition_variance
-from ipsolve.solvers.steps.likelihood import Likelihood
 from ipsolve.solvers.steps.optimise import adamw
 
 Denominator = Literal["sigma", "alpha"]
@@ -51,11 +51,11 @@ def resampling_variance(gamma: float, t: Level, s: Level, denominator: Denominat
 
 
 def fit_latent(
-    data: Likelihood, z: Tensor, *, lr: float, max_iterations: int, threshold: float, patience: int | None
+    problem: Problem, z: Tensor, *, lr: float, max_iterations: int, threshold: float | Tensor, patience: int | None
 ) -> Tensor:
     """Return argmin_z ||A(D(z)) - y||^2 / m from z on (eq. 12 of ReSample), by AdamW, each image to its own stop."""
     return adamw(
-        lambda rows: data.select(rows).mean_square,
+        lambda rows: problem.select(rows).mean_square,
         z,
         lr=lr,
         max_iterations=max_iterations,
@@ -64,10 +64,10 @@ def fit_latent(
     )
 
 
-def fit_pixels(data: Likelihood, x: Tensor, *, lr: float, max_iterations: int, threshold: float) -> Tensor:
+def fit_pixels(problem: Problem, x: Tensor, *, lr: float, max_iterations: int, threshold: float) -> Tensor:
     """Return argmin_x ||A(x) - y||^2 / m from x on (eq. 11 of ReSample), by AdamW, each image to its own stop."""
     return adamw(
-        lambda rows: data.select(rows).image_mean_square,
+        lambda rows: problem.select(rows).image_mean_square,
         x,
         lr=lr,
         max_iterations=max_iterations,

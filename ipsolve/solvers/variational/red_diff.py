@@ -1,6 +1,6 @@
 """RED-diff: variational inference with a point mass, regularised by denoising at every noise level.
 
-Mardani, Song, Kautz & Vahdat 2023, "A Variational Perspective on Solving Inverse Problems with Diffusion Models"
+Mardani, Song, Kautz & Vahdat 2024, "A Variational Perspective on Solving Inverse Problems with Diffusion Models"
 (arXiv 2305.04391). One Adam step on mu per noise level, from noise to image, on
 
     ||y - A(mu)||^2 / (2 m) + w_t <stopgrad(eps(x_t) - eps), mu> / d,    x_t = alpha_t mu + sigma_t eps,
@@ -23,14 +23,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ipsolve.operators.base import LinearOperator, Operator, OperatorSpec
-from ipsolve.priors.base import Prior
-from ipsolve.problem import Measurement
-from ipsolve.randomness import ImageRng
+from ipsolve.citation import Citation
+from ipsolve.operators.tasks import Task
+from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
-from ipsolve.solvers.base import SOLVERS, Solver
+from ipsolve.requests.traits import Traits
+from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.diffusion import gradient, noise_in
-from ipsolve.solvers.steps.likelihood import Likelihood
 
 
 @SOLVERS.register
@@ -45,41 +44,51 @@ class REDDiff(Solver):
     """
 
     name: ClassVar[str] = "red_diff"
-    paper: ClassVar[str] = "Mardani et al. 2023 (2305.04391)"
-    family: ClassVar[str] = "variational"
+    citation: ClassVar[Citation] = Citation(
+        key="mardani2024reddiff",
+        authors="Mardani, Morteza and Song, Jiaming and Kautz, Jan and Vahdat, Arash",
+        title="A Variational Perspective on Solving Inverse Problems with Diffusion Models",
+        year=2024,
+        venue="ICLR",
+        arxiv="2305.04391",
+    )
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
     lambda_: Annotated[float, Field(ge=0)] = 0.25
     lr: Annotated[float, Field(gt=0)] = 0.1
     start: Literal["pinv", "zeros"] = "pinv"
 
-    def cost(self) -> str:
-        return f"{self.num_steps} denoiser calls (and decoder calls, each with a backward call, for latent priors)"
+    def cost(self, traits: Traits) -> Cost:
+        if "latent" not in traits:
+            return Cost(denoiser=self.num_steps)
+        fitted, encoded = self.num_steps, int(self.start == "pinv")
+        return Cost(denoiser=self.num_steps, decoder=fitted + 1, decoder_backward=fitted, encoder=encoded)
 
-    def check(self, spec: OperatorSpec, latent: bool, noise_std: float) -> None:
-        super().check(spec, latent, noise_std)
-        if self.start == "pinv" and not spec.linear:
-            raise RequestError(
-                f"solver {self.name} with start=pinv needs a linear operator, {spec.name} is not; allowed: start=zeros"
-            )
+    def needs(self) -> Traits:
+        return super().needs() | ({"linear"} if self.start == "pinv" else set())
 
-    def solve(self, measurement: Measurement, operator: Operator, prior: Prior, rng: ImageRng) -> Tensor:
-        data = Likelihood(measurement, operator, prior)
-        mu = self._start(measurement, operator, prior).detach().clone()
+    def check(self, task: Task, prior: Traits) -> None:
+        if self.start == "pinv" and not task.operator.linear:
+            what = f"needs a linear operator, {task.operator.name} is not"
+            raise RequestError(f"solver {self.name} with start=pinv {what}; allowed: start=zeros")
+        super().check(task, prior)
+
+    def solve(self, problem: Problem) -> Tensor:
+        prior = problem.prior
+        mu = self._start(problem).detach().clone()
         optimiser = torch.optim.Adam([mu], lr=self.lr, betas=(0.9, 0.99))
         for t in prior.schedule.levels(self.num_steps)[:-1]:
-            noise = rng.normal(*prior.latent_shape, dtype=mu.dtype)
+            noise = problem.noise()
             if t.alpha == 0:  # pure noise (flow matching) says nothing about mu, with infinite weight
                 continue
             x_t = t.alpha * mu + t.sigma * noise
             predicted = noise_in(x_t, prior.denoise(x_t, t), t)
             regulariser = self.lambda_ * t.ratio * (predicted - noise) / mu[0].numel()
-            mu.grad = gradient(data.mean_square, mu) / 2 + regulariser
+            mu.grad = gradient(problem.mean_square, mu) / 2 + regulariser
             optimiser.step()
         return prior.decode(mu)
 
-    def _start(self, measurement: Measurement, operator: Operator, prior: Prior) -> Tensor:
+    def _start(self, problem: Problem) -> Tensor:
         if self.start == "pinv":
-            assert isinstance(operator, LinearOperator)
-            return prior.encode(operator.pinv(measurement.y, measurement.noise_std**2))
-        return measurement.y.new_zeros(len(measurement.y), *prior.latent_shape)
+            return problem.prior.encode(problem.linear_operator.pinv(problem.y, problem.noise_std**2))
+        return problem.y.new_zeros(problem.batch_size, *problem.prior.latent_shape)

@@ -15,7 +15,7 @@ PARTS = 8  # an actor's threads are this part of its node, where nothing is aske
 
 
 @dataclass(frozen=True)
-class Share:
+class Allocation:
     """The solver actors of a run and what each of them gets."""
 
     num_actors: int
@@ -34,7 +34,7 @@ class Share:
         return f"{self.num_actors} actors of {self.cpus} threads{gpus} on {self.where}"
 
 
-def plan_share(compute: Compute, num_batches: int) -> Share:
+def allocate(compute: Compute, num_batches: int) -> Allocation:
     """Share out this machine, or the cluster that will be joined, as it is or as its autoscaler may make it.
 
     Raises:
@@ -45,7 +45,7 @@ def plan_share(compute: Compute, num_batches: int) -> Share:
         where, has = f"the cluster at {cluster_address()}", "no node of the cluster has more than"
     elif compute.accelerator_type is not None:
         raise RequestError(
-            "compute.accelerator_type: is a choice among the nodes of a cluster (RAY_ADDRESS is not set)"
+            "compute.accelerator_type", "is a choice among the nodes of a cluster (RAY_ADDRESS is not set)"
         )
     else:
         import torch
@@ -57,30 +57,32 @@ def plan_share(compute: Compute, num_batches: int) -> Share:
     if gpus == "auto":
         gpus = 1.0 if any(node.get("GPU", 0) >= 1 for _, node in [*up, *possible]) else 0.0
     if compute.accelerator_type is not None and not gpus:
-        raise RequestError("compute.accelerator_type: needs actors with GPUs (compute.gpus_per_actor is 0)")
+        raise RequestError("compute.accelerator_type", "needs actors with GPUs (compute.gpus_per_actor is 0)")
     # the nodes that are up may be some of those that can be
-    shares = [share_out(compute, gpus, nodes, where) for nodes in (up, possible) if nodes]
-    share = max(shares, key=lambda each: each.num_actors * each.cpus)
+    allocations = [over_nodes(compute, gpus, nodes, where) for nodes in (up, possible) if nodes]
+    best = max(allocations, key=lambda each: each.num_actors * each.cpus)
     if known:
         # beside a GPU the cores of an actor are threads, which are not asked of Ray
-        key, kind, asked = ("gpus", "GPU", share.gpus) if gpus else ("cpus", "CPU", float(share.cpus))
+        key, kind, asked = ("gpus", "GPU", best.gpus) if gpus else ("cpus", "CPU", float(best.cpus))
         most = max(node.get(kind, 0) for _, node in [*up, *possible])
         if asked > max(most, 1 if kind == "CPU" else 0):
-            raise RequestError(f"compute.{key}_per_actor: {asked:g} asked for, and {has} {most:g}")
-    return replace(share, num_actors=min(share.num_actors, max(num_batches, 1)))
+            raise RequestError(f"compute.{key}_per_actor", f"{asked:g} asked for, and {has} {most:g}")
+    return replace(best, num_actors=min(best.num_actors, max(num_batches, 1)))
 
 
-def share_out(compute: Compute, gpus: float, nodes: Nodes, where: str) -> Share:
+def over_nodes(compute: Compute, gpus: float, nodes: Nodes, where: str) -> Allocation:
     """Share out some nodes, whether or not they have room for what is asked for; each actor is on one of them."""
-    cpus = compute.cpus_per_actor
-    if cpus == "auto":
+    if isinstance(compute.cpus_per_actor, int):
+        cpus = compute.cpus_per_actor
+    else:
         # of the kind of node that most of the work is done on: a head may be small, and one node unusual
         _, node = max(nodes, key=lambda each: each[0] * each[1].get("GPU" if gpus else "CPU", 0))
         cpus = max(1, int(node.get("CPU", 1)) // max(PARTS, fitting(node, gpus, 1) if gpus else 0))
-    actors = compute.num_actors
-    if actors == "auto":
+    if isinstance(compute.num_actors, int):
+        actors = compute.num_actors
+    else:
         actors = max(1, sum(count * fitting(node, gpus, cpus) for count, node in nodes))
-    return Share(actors, gpus, cpus, where, compute.accelerator_type)
+    return Allocation(actors, gpus, cpus, where, compute.accelerator_type)
 
 
 def fitting(node: Mapping[str, float], gpus: float, cpus: int) -> int:
@@ -111,6 +113,6 @@ def _nodes_of_cluster(accelerator_type: str | None) -> tuple[Nodes, Nodes, bool]
         kinds = {name.removeprefix(mark) for _, node in [*up, *possible] for name in node if name.startswith(mark)}
         if accelerator_type not in kinds:
             there = ", ".join(sorted(kinds)) or "none"
-            raise RequestError(f"compute.accelerator_type: no node has {accelerator_type!r}; there are: {there}")
+            raise RequestError("compute.accelerator_type", f"no node has {accelerator_type!r}; there are: {there}")
         up, possible = ([each for each in nodes if mark + accelerator_type in each[1]] for nodes in (up, possible))
     return up, possible, known

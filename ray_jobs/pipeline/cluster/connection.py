@@ -98,7 +98,7 @@ def restarts() -> int:
     from ray._private import state  # what is public needs a dashboard, which a Ray that is started here has not
 
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    found: dict[str, dict[str, Any]] = state.actors(job_id=job)  # type: ignore[no-untyped-call]
+    found: dict[str, dict[str, Any]] = state.actors(job_id=job)
     return sum(int(each["NumRestarts"]) for each in found.values())
 
 

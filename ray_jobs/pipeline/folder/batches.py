@@ -8,40 +8,16 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ipsolve.evaluation.batch import Failure
 from ipsolve.files.filesystems import patiently
-from ipsolve.requests.secrets import redact
 from ipsolve.runs.cells import Cell
 from ipsolve.runs.results import ATTEMPTS, FAILURE_SCHEMA, FAILURES, REFERENCES, RESULTS, RunFolder, cell_of
 
 GATHER = 64  # files of one cell that an actor makes before it puts them into one
-
-
-class Failure(NamedTuple):
-    """A row of ``failures``."""
-
-    image_id: str
-    task: str
-    solver: str
-    seed: int
-    stage: str
-    error: str
-
-    @classmethod
-    def of(cls, cell: Cell, image_id: str, stage: str, error: str) -> Failure:
-        return cls(image_id, cell.task, cell.solver, cell.seed, stage, redact(error))
-
-
-class Outcome(NamedTuple):
-    """What became of a batch: rows of results (or references), failures, and what is worth a line in the log."""
-
-    rows: pa.Table
-    failures: list[Failure]
-    notes: list[str]
 
 
 def file_name(cell_hash: str, image_ids: Iterable[str]) -> str:
@@ -142,15 +118,14 @@ def _note(cell: Cell, image_ids: Sequence[str]) -> str:
     return f"{ATTEMPTS}/{file_name(cell.hash, image_ids)}.json"
 
 
-def merge_files(run: RunFolder, paths: Sequence[str]) -> None:
-    """Put files of rows of one cell into one file, with patience.
+def merge_files(run: RunFolder, paths: Sequence[str]) -> str:
+    """Put files of rows of one cell into one file, with patience; return its path.
 
     Writing and deleting are tried again each for itself: once a file is deleted it cannot be read again.
     """
-    if len(paths) < 2:
-        return
     target = patiently(lambda: _write_as_one(run, paths))
     run.each(lambda path: _discard(run, path), [path for path in paths if path != target])
+    return target
 
 
 def _write_as_one(run: RunFolder, paths: Sequence[str]) -> str:

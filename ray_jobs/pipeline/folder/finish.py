@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-
-import pyarrow.parquet as pq
 
 from ipsolve.files.filesystems import join
 from ipsolve.runs.cells import Cell, Grid
-from ipsolve.runs.results import RESULTS, RunFolder, cell_of
-from ray_jobs.pipeline.folder.tidy import compact, tidy
+from ipsolve.runs.results import RunFolder
+from ray_jobs.pipeline.folder.index import RunIndex
+from ray_jobs.pipeline.folder.tidy import COMPACT_BYTES, tidy
 
 
-def put_in_order(run: RunFolder, experiment: Grid) -> list[str]:
+def put_in_order(index: RunIndex, experiment: Grid) -> list[str]:
     """Gather the small files of a finished run into few; return notes."""
-    notes = tidy(run, experiment.all_cells, set(experiment.image_ids))
-    compact(run)
+    notes = tidy(index, experiment.all_cells, set(experiment.image_ids))
+    index.compact(COMPACT_BYTES)
     return notes
 
 
-def gaps(run: RunFolder, cells: Iterable[Cell], columns: Mapping[str, str], absent: Collection[str]) -> list[str]:
+def gaps(index: RunIndex, cells: Iterable[Cell], columns: Mapping[str, str], absent: Collection[str]) -> list[str]:
     """Return a line for each cell and metric that some of its rows lack: a mean of it is of fewer images than ``n``.
 
     Rows that were solved without a metric, or where its weights were absent, stay so: nothing is solved again for it.
@@ -32,30 +31,17 @@ def gaps(run: RunFolder, cells: Iterable[Cell], columns: Mapping[str, str], abse
     metrics: dict[str, list[str]] = defaultdict(list)
     for name, column in columns.items():
         metrics[column].append(name)
-    rows, lacking = Counter[str](), Counter[tuple[str, str]]()
-    files = run.files(RESULTS)
-    for path, (count, nulls) in zip(files, run.each(lambda path: _nulls(run, path, metrics), files), strict=True):
-        rows[cell_of(path)] += count
-        lacking.update({(cell_of(path), column): number for column, number in nulls.items()})
-    return [
-        f"{', '.join(names)}: {lack} of {rows[cell.hash]} rows of {cell} lack it (not asked for, or its weights absent "
-        "when they were solved); a run of another name solves all with it"
-        for column, names in metrics.items()
-        for cell in cells
-        if (lack := lacking[cell.hash, column]) and (lack < rows[cell.hash] or not set(names) & set(absent))
-    ]
-
-
-def _nulls(run: RunFolder, path: str, columns: Iterable[str]) -> tuple[int, Counter[str]]:
-    """Return the number of rows in a file and of those without a value, by column; only its footer is read."""
-    with run.filesystem.open_input_file(path) as file:
-        footer = pq.read_metadata(file)
-    nulls = Counter[str]()
-    for group in map(footer.row_group, range(footer.num_row_groups)):
-        leaves = {leaf.path_in_schema.split(".")[0]: leaf for leaf in map(group.column, range(group.num_columns))}
-        for column in columns:
-            nulls[column] += leaves[column].statistics.null_count if column in leaves else group.num_rows
-    return footer.num_rows, nulls
+    lines = []
+    for column, names in metrics.items():
+        lacking = index.lacking(column)
+        for cell in cells:
+            lack, rows = lacking.get(cell.hash, (0, 0))
+            if lack and (lack < rows or not set(names) & set(absent)):
+                lines.append(
+                    f"{', '.join(names)}: {lack} of {rows} rows of {cell} lack it (not asked for, or its weights "
+                    "absent when they were solved); a run of another name solves all with it"
+                )
+    return lines
 
 
 def where_things_are(run: RunFolder, location: str, tracking: str) -> str:

@@ -42,7 +42,7 @@ def alone(run: RunFolder, kind: str) -> Iterator[None]:
         os.makedirs(run.root, exist_ok=True)
         file = os.open(run.path(LOCK), os.O_CREAT | os.O_WRONLY)
     except OSError as error:
-        raise RequestError(f"output: cannot write to {run.location!r}: {error.strerror}") from None
+        raise RequestError("output", f"cannot write to {run.location!r}: {error.strerror}") from None
     try:
         end = time.monotonic() + PATIENCE
         while not _lock(file):
@@ -69,7 +69,7 @@ def _lease(run: RunFolder, kind: str) -> Iterator[None]:
     try:
         run.write_json(LOCK, mine | {"beat": 0})
     except OSError as error:
-        raise RequestError(f"output: cannot write to {run.location!r}: {reason(error)}") from None
+        raise RequestError("output", f"cannot write to {run.location!r}: {reason(error)}") from None
     time.sleep(SETTLING)
     if run.read_json(LOCK).get("owner") != mine["owner"]:
         raise _busy(run, kind)
@@ -111,5 +111,5 @@ def _wait_for_silence(run: RunFolder, kind: str) -> None:
 
 def _busy(run: RunFolder, kind: str) -> RequestError:
     return RequestError(
-        f"name: another {kind} is at work in {run.location}; wait for it, stop it, or give another name"
+        "name", f"another {kind} is at work in {run.location}; wait for it, stop it, or give another name"
     )

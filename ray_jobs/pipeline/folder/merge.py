@@ -39,12 +39,12 @@ def _place(into: str) -> Config:
     place, mark, query = into.partition("?") if is_uri(into) else (into, "", "")
     folder, slash, name = place.rstrip("/").rpartition("/")
     if is_uri(into) and not is_uri(folder.rstrip("/")):
-        raise RequestError(f"--into: {into} names no folder for the run; allowed: such as s3://BUCKET/runs/NAME")
+        raise RequestError("--into", f"{into} names no folder for the run; allowed: such as s3://BUCKET/runs/NAME")
     try:
         TypeAdapter(RunName).validate_python(name)
     except ValidationError:
         rule = "at most 128 letters, digits, '_', '.' and '-', the first of them a letter or digit"
-        raise RequestError(f"--into: the run cannot have the name {name!r}; allowed: {rule}") from None
+        raise RequestError("--into", f"the run cannot have the name {name!r}; allowed: {rule}") from None
     return {"name": name, "output": (folder or slash or ".") + mark + query}
 
 
@@ -90,7 +90,7 @@ def check_cells(origins: Mapping[str, Mapping[str, Any]]) -> None:
         data, more = mine.get("data", {}), other.get("data", {})
         if not same_images(data, more):
             why = f"{data.get('n')} in both, but the digests of names and sizes are {data.get('digest')} and"
-            raise RequestError(f"data: {first} and {second} have not the same images: {why} {more.get('digest')}")
+            raise RequestError("data", f"{first} and {second} have not the same images: {why} {more.get('digest')}")
     known: dict[str, tuple[str, str]] = {}
     for location, origin in origins.items():
         for cell_hash, name in origin.get("cells", {}).items():

@@ -41,11 +41,11 @@ def read(run: RunFolder, note: Callable[[list[str]], None]) -> dict[str, Any]:
     return found
 
 
-def describe(experiment: Grid, share: str, before: dict[str, Any] | None = None, work: bool = True) -> dict[str, Any]:
+def describe(experiment: Grid, actors: str, before: dict[str, Any] | None = None, work: bool = True) -> dict[str, Any]:
     """Return what is known when a run starts.
 
     Args:
-        share: the actors, in words.
+        actors: the actors, in words.
         before: the provenance of the earlier stretches of work on the same run; kept under ``earlier``.
         work: whether there is work to do; without it the provenance stays that of the rows there are.
     """
@@ -62,7 +62,7 @@ def describe(experiment: Grid, share: str, before: dict[str, Any] | None = None,
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [platform.machine()],
-        "actors": share,
+        "actors": actors,
         "units": UNITS,
         **experiment.origin(),
         "cells": {cell.hash: str(cell) for cell in experiment.all_cells},

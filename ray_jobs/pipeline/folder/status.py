@@ -107,7 +107,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[Status], tuple[int, st
         try:
             status.begin()
         except OSError as error:
-            raise RequestError(f"output: cannot write to {run.location!r}: {reason(error)}") from None
+            raise RequestError("output", f"cannot write to {run.location!r}: {reason(error)}") from None
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             code, message = work(status)

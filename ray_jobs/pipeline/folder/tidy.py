@@ -13,161 +13,87 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ipsolve.files.filesystems import is_of_store
 from ipsolve.runs.cells import Cell
-from ipsolve.runs.results import ATTEMPTS, FAILURES, REFERENCES, RESULTS, SUPERSEDED, RunFolder, cell_of
-from ray_jobs.pipeline.folder.batches import file_name, folder_of, merge_files, read_ids, read_rows
+from ipsolve.runs.results import ATTEMPTS, FAILURES, SUPERSEDED, cell_of
+from ray_jobs.pipeline.folder.batches import file_name, folder_of, read_rows
+from ray_jobs.pipeline.folder.index import TORN, RunIndex, kind_of
 
-Index = dict[str, list[str]]  # image ids by file
 COMPACT_BYTES = 256 * 2**20
 
 
-def scan(run: RunFolder, files: Iterable[str]) -> tuple[Index, list[str]]:
-    """Return the image ids in each file, and the files that are torn; one that has gone meanwhile is in neither."""
-    index, torn = Index(), list[str]()
+def tidy(index: RunIndex, cells: Iterable[Cell], wanted: set[str], retry_failed: bool = False) -> list[str]:
+    """Make the rule of this module true; return a line for each thing that had to be done.
 
-    def look(path: str) -> None:
-        try:
-            index[path] = read_ids(run, path)
-        except FileNotFoundError:  # an actor at work has put it into a larger one
-            pass
-        except (pa.ArrowException, KeyError, OSError) as error:
-            if not is_damage(error):
-                raise
-            torn.append(path)
+    Args:
+        index: of the run; it is brought up to date first.
+        cells: the cells of the present configuration, the reference cell among them.
+        wanted: the image ids of the present configuration.
+        retry_failed: forget the failures of these cells, so that their images are tried again.
+    """
+    run, notes = index.run, list[str]()
+    by_hash = {cell.hash: cell for cell in cells}
+    if torn_writes := run.sweep():
+        notes.append(f"{torn_writes} files that a killed process left half written were deleted")
+    run.empty(ATTEMPTS)  # deaths are counted within one driver's life: starting again is a new chance
+    index.refresh()
+    stale = [path for path in [*index.others, *index.present, *index.torn] if cell_of(path) not in by_hash]
+    for path in stale:
+        index.move(path, run.path(SUPERSEDED, cell_of(path), kind_of(run, path), os.path.basename(path)))
+    if stale:
+        moved = len({cell_of(path) for path in stale})
+        notes.append(f"rows of {moved} cells that are not in this configuration moved to {SUPERSEDED}/")
+    aside = [path for path in [*index.contents, *index.torn] if kind_of(run, path) == SUPERSEDED]
+    for path in aside:
+        below = os.path.dirname(path).removeprefix(run.path(SUPERSEDED)).strip("/").split("/")
+        if len(below) == 2 and below[0] in by_hash:
+            folder = (FAILURES,) if below[1] == FAILURES else folder_of(by_hash[below[0]])
+            index.move(path, run.path(*folder, os.path.basename(path)))
+    if retry_failed:
+        index.delete(run.files(FAILURES))
+    return notes + settle(index, wanted)
 
-    paths = list(files)
-    run.each(look, paths)
-    return {path: index[path] for path in paths if path in index}, sorted(torn)
 
-
-def is_damage(error: Exception) -> bool:
-    """Return whether it was the content of a file that could not be read: one that cannot be had now is not torn."""
-    return isinstance(error, pa.ArrowException | KeyError) or (isinstance(error, OSError) and not is_of_store(error))
-
-
-def settle(run: RunFolder, wanted: Collection[str] | None = None) -> list[str]:
+def settle(index: RunIndex, wanted: Collection[str] | None = None) -> list[str]:
     """Set torn files aside and leave each image of a cell once; return a line for each torn file.
 
     Args:
         wanted: as in :func:`each_once`.
     """
-    index, torn = scan(run, rows_of(run))
+    run = index.refresh().run
+    torn = [path for path in index.torn if kind_of(run, path) != SUPERSEDED]
     for path in torn:
-        run.move(path, run.path(SUPERSEDED, "torn", _kind(run, path), os.path.basename(path)))
-    each_once(run, index, wanted)
+        run.move(path, run.path(SUPERSEDED, TORN, kind_of(run, path), os.path.basename(path)))
+    index.torn = []
+    each_once(index, wanted)
     return [f"torn file {os.path.basename(path)} moved to {SUPERSEDED}/torn; its images are missing" for path in torn]
 
 
-def tidy(run: RunFolder, cells: Iterable[Cell], wanted: set[str], retry_failed: bool = False) -> list[str]:
-    """Make the rule of this module true; return a line for each thing that had to be done.
+def each_once(index: RunIndex, wanted: Collection[str] | None = None) -> None:
+    """Leave each image of a cell in one file alone, with all its samples, a result rather than a failure.
 
     Args:
-        cells: the cells of the present configuration, the reference cell among them.
-        wanted: the image ids of the present configuration.
-        retry_failed: forget the failures of these cells, so that their images are tried again.
-    """
-    notes: list[str] = []
-    by_hash = {cell.hash: cell for cell in cells}
-    if torn_writes := run.sweep():
-        notes.append(f"{torn_writes} files that a killed process left half written were deleted")
-    run.empty(ATTEMPTS)  # deaths are counted within one driver's life: starting again is a new chance
-    stale = [path for path in rows_of(run) if cell_of(path) not in by_hash]
-    for path in stale:
-        run.move(path, run.path(SUPERSEDED, cell_of(path), _kind(run, path), os.path.basename(path)))
-    if stale:
-        moved = len({cell_of(path) for path in stale})
-        notes.append(f"rows of {moved} cells that are not in this configuration moved to {SUPERSEDED}/")
-    for path in run.files(SUPERSEDED):
-        below = os.path.dirname(path).removeprefix(run.path(SUPERSEDED)).strip("/").split("/")
-        if len(below) == 2 and below[0] in by_hash:
-            folder = (FAILURES,) if below[1] == FAILURES else folder_of(by_hash[below[0]])
-            run.move(path, run.path(*folder, os.path.basename(path)))
-    if retry_failed:
-        run.delete(run.files(FAILURES))
-    return notes + settle(run, wanted)
-
-
-def done_images(
-    run: RunFolder, cells: Iterable[Cell], wanted: set[str]
-) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """Return the image ids with a result, and those with a failure, of each cell; nothing is changed.
-
-    The ground truth has no failures of its own: an image that no cell could read counts as failed for it.
-    """
-    cells = list(cells)
-    hashes = {cell.hash for cell in cells}
-    index, _ = scan(run, [p for p in [*rows_of(run), *run.files(SUPERSEDED)] if cell_of(p) in hashes])
-    done: dict[str, set[str]] = defaultdict(set)
-    failed: dict[str, set[str]] = defaultdict(set)
-    failures = list[str]()
-    for path, ids in index.items():
-        is_failure = os.path.basename(os.path.dirname(path)) == FAILURES
-        (failed if is_failure else done)[cell_of(path)].update(wanted.intersection(ids))
-        failures += [path] if is_failure else []
-    for name in hashes:
-        failed[name] -= done[name]
-    for cell in cells:
-        if cell.is_reference and failures:
-            unreadable = run.dataset(failures, FAILURES).to_table(["image_id"], filter=pc.field("stage") == "read")
-            failed[cell.hash] = {*unreadable["image_id"].to_pylist()} & wanted - done[cell.hash]
-    return done, failed
-
-
-def compact(run: RunFolder) -> None:
-    """Gather the small files of each cell into few of at most 256 MB."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    sizes = {path: size for folder in (RESULTS, FAILURES, REFERENCES) for path, size in run.sizes(folder).items()}
-    for path in sizes:
-        groups[f"{cell_of(path)}/{_kind(run, path)}"].append(path)
-    for group in groups.values():
-        heap, size = list[str](), 0
-        for path in group:
-            if sizes[path] > COMPACT_BYTES // 4:  # large enough: writing it again would gain little
-                continue
-            if heap and size + sizes[path] > COMPACT_BYTES:
-                merge_files(run, heap)
-                heap, size = [], 0
-            heap.append(path)
-            size += sizes[path]
-        merge_files(run, heap)
-
-
-def each_once(run: RunFolder, index: Index, wanted: Collection[str] | None = None) -> None:
-    """Leave each image of a cell in one row alone, a result rather than a failure.
-
-    Args:
-        index: the ids in each file, as :func:`scan` returns them.
         wanted: the images of the present configuration, others are set aside; None, all.
     """
+    run, contents = index.run, index.present
     seen: dict[str, set[str]] = defaultdict(set)
     # results before failures, and large files first: what a crashed compaction left behind is in the small ones
-    for path in sorted(index, key=lambda path: (_kind(run, path) == FAILURES, -len(index[path]))):
-        ids, known = index[path], seen[cell_of(path)]
+    for path in sorted(contents, key=lambda path: (kind_of(run, path) == FAILURES, -len(contents[path].image_ids))):
+        ids, known = contents[path].image_ids.to_pylist(), seen[cell_of(path)]
         extra = [wanted is not None and name not in wanted for name in ids]
-        keep = list[bool]()
-        for name, more in zip(ids, extra, strict=True):
-            keep.append(not more and name not in known)
-            if keep[-1]:
-                known.add(name)
-        if not all(keep):
-            table = read_rows(run, path)
-            if any(extra):
-                aside = table.filter(pa.array(extra))
-                name = file_name(cell_of(path), aside["image_id"].to_pylist())
-                run.write_table(run.path(SUPERSEDED, cell_of(path), _kind(run, path), name), aside, durable=True)
-            if any(keep):
-                run.write_table(path, table.filter(pa.array(keep)), durable=True)
-            else:
-                run.filesystem.delete_file(path)
-
-
-def rows_of(run: RunFolder) -> list[str]:
-    """Return the files of rows that belong to the present configuration."""
-    return [path for folder in (RESULTS, FAILURES, REFERENCES) for path in run.files(folder)]
-
-
-def _kind(run: RunFolder, path: str) -> str:
-    return path.removeprefix(f"{run.root}/").split("/", 1)[0]
+        rows, keep = set[tuple[str, int]](), list[bool]()  # a merge that was killed can leave a row twice in a file
+        for row, more in zip(zip(ids, contents[path].samples.to_pylist(), strict=True), extra, strict=True):
+            keep.append(not more and row[0] not in known and row not in rows)
+            rows.add(row)
+        known.update(name for name, kept in zip(ids, keep, strict=True) if kept)
+        if all(keep):
+            continue
+        table = read_rows(run, path)
+        if any(extra):
+            aside = table.filter(pa.array(extra))
+            name = file_name(cell_of(path), aside["image_id"].to_pylist())
+            index.write(run.path(SUPERSEDED, cell_of(path), kind_of(run, path), name), aside)
+        if any(keep):
+            index.write(path, table.filter(pa.array(keep)))
+        else:
+            index.delete([path])

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ray_jobs.pipeline.cluster import connection as cluster
-from ray_jobs.pipeline.cluster.allocation import Share
+from ray_jobs.pipeline.cluster.allocation import Allocation
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.stages.reading import read
 from ray_jobs.pipeline.stages.worker import Loader, Work, Worker
@@ -18,7 +18,7 @@ MAX_CHUNKS = 1024  # the driver holds every row of the source of a pipeline for 
 
 def execute(
     plan: Plan,
-    share: Share,
+    allocation: Allocation,
     loader: Loader,
     work: Work,
     written: bytes | None = None,
@@ -34,34 +34,35 @@ def execute(
         written: ``config.yaml`` of the run, which every actor has to see.
         note: is told what happened on the way that no batch knows of.
     """
-    cluster.connect(share.num_actors * share.cpus)
+    cluster.connect(allocation.num_actors * allocation.cpus)
     import ray
     from ray.data import ActorPoolStrategy, from_items
 
     cluster.quiet_data()
     before = cluster.restarts()
-    schedule = plan.schedule(share.num_actors)
-    chunks = [{"start": start, "stop": stop} for start, stop in schedule.chunks(MAX_CHUNKS)]
-    readers = max(2, share.num_actors // 4)
-    reading = partial(read, schedule=ray.put(schedule), loader=ray.put(loader), location=work.location)
+    dispatch = plan.dispatch(allocation.num_actors)
+    chunks = [{"start": start, "stop": stop} for start, stop in dispatch.chunks(MAX_CHUNKS)]
+    readers = max(2, allocation.num_actors // 4)
+    # Beside actors on CPUs a reader asks for none: where all are taken, as after the loss of a node, it would never
+    # start. So many read at a time: an image is read in hundredths of a second and solved in many times that.
+    resources: dict[str, Any] = {"num_cpus": 1} if allocation.gpus else {"num_cpus": 0, "concurrency": readers}
+    reading = partial(read, dispatch=ray.put(dispatch), loader=ray.put(loader), location=work.location)
     reports = (
         from_items(chunks, override_num_blocks=len(chunks))
-        # Beside actors on CPUs a reader asks for none: where all are taken, as after the loss of a node, it would never
-        # start. So many read at a time: an image is read in hundredths of a second and solved in many times that.
-        .flat_map(reading, **({"num_cpus": 1} if share.gpus else {"num_cpus": 0, "concurrency": readers}))
+        .flat_map(reading, **resources)
         .map_batches(
             Worker,
             batch_size=1,
             batch_format="pyarrow",
             fn_constructor_args=(work, written),
             compute=ActorPoolStrategy(
-                size=share.num_actors, max_tasks_in_flight_per_actor=plan.in_flight(share.num_actors)
+                size=allocation.num_actors, max_tasks_in_flight_per_actor=plan.in_flight(allocation.num_actors)
             ),
             # ray.md 1c: an actor takes a CPU unless told otherwise. Next to a GPU the CPU share only sets threads;
             # without GPUs it spreads the actors over the nodes.
-            num_cpus=0 if share.gpus else share.cpus,
-            num_gpus=share.gpus or None,
-            accelerator_type=share.accelerator_type,
+            num_cpus=0 if allocation.gpus else allocation.cpus,
+            num_gpus=allocation.gpus or None,
+            accelerator_type=allocation.accelerator_type,
             # ray.md 1d: restarts and repeats are endless, and may be, because a batch counts its own deaths
         )
     )

@@ -10,8 +10,8 @@ from ipsolve.runs.results import ATTEMPTS, RunFolder
 MAX_DEATHS = 3  # of one image
 
 
-class Watch:
-    """What is known of the readers of one stretch of the schedule.
+class ReaderDeaths:
+    """What is known of the readers of one stretch of the dispatch.
 
     The first costs a store two requests for the whole stretch. After a death every batch is noted before it is read,
     and the images of one that a process died on, each before it is read: so the image that kills is found, and is

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,8 +10,10 @@ import numpy as np
 
 from ipsolve.datasets import Source
 from ipsolve.datasets.base import Image, ImageError
-from ray_jobs.pipeline.stages.dispatch import Batch, Schedule
-from ray_jobs.pipeline.stages.reader_deaths import Watch
+from ipsolve.evaluation.batch import Batch
+from ipsolve.runs.cells import Cell
+from ray_jobs.pipeline.stages.dispatch import Assignment, Dispatch
+from ray_jobs.pipeline.stages.reader_deaths import ReaderDeaths
 from ray_jobs.pipeline.stages.worker import Loader
 
 if TYPE_CHECKING:
@@ -30,49 +31,46 @@ def _fetched(reference: ray.ObjectRef[T]) -> T:
 
 
 def read(
-    row: dict[str, Any], schedule: ray.ObjectRef[Schedule], loader: ray.ObjectRef[Loader], location: str
+    row: dict[str, Any], dispatch: ray.ObjectRef[Dispatch], loader: ray.ObjectRef[Loader], location: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the batches of a stretch of the schedule with their input.
+    """Yield the batches of a stretch of the dispatch with their input.
 
     Args:
         row: ``start`` and ``stop`` of the stretch.
-        loader: makes the row of a batch, such as :func:`load`.
+        loader: reads a batch, such as :func:`load`.
         location: of the run.
     """
     start, stop = int(row["start"]), int(row["stop"])
-    yield from read_watched(_fetched(schedule).batches(start, stop), start, _fetched(loader), location)
+    yield from read_watched(_fetched(dispatch).batches(start, stop), start, _fetched(loader), location)
 
 
-def read_watched(batches: Iterator[Batch], start: int, loader: Loader, location: str) -> Iterator[dict[str, Any]]:
+def read_watched(
+    assignments: Iterator[Assignment], start: int, loader: Loader, location: str
+) -> Iterator[dict[str, Any]]:
     """Yield batches, of which the first has the number ``start``; an image that kills its reader is found and left."""
-    watch = Watch(location, start)
-    for number, (cell, indices) in enumerate(batches, start):
-        each = {"watch": partial(watch.image, number)} if watch.batch(number) else {}
-        row = loader(cell, indices, **each)
-        watch.rest()
+    deaths = ReaderDeaths(location, start)
+    for number, (cell, indices) in enumerate(assignments, start):
+        watch = {"watch": partial(deaths.image, number)} if deaths.batch(number) else {}
+        row = loader(cell, indices, **watch).to_row()
+        deaths.rest()
         yield row
 
 
-def load(
-    source: Source, cell: str, indices: list[int], size: int, watch: Callable[[int], str] | None = None
-) -> dict[str, Any]:
-    """Return a batch with its images, read one by one where ``watch`` is to be asked before each.
+def load(source: Source, cell: Cell, indices: list[int], size: int, watch: Callable[[int], str] | None = None) -> Batch:
+    """Return a batch with its images, (B, size, size, 3) uint8.
 
-    An image that cannot be read leaves a reason in ``errors`` (empty for the others) and no pixels in ``images``,
-    the readable ones' (n, size, size, 3) uint8. The rest travels as JSON: Ray Data makes tensors out of lists.
+    Args:
+        watch: is asked before each image, which are then read one by one.
     """
     if watch is None:
         loaded = source.load_batch(indices, size)
     else:
         loaded = [_watched(source, index, size, watch(index)) for index in indices]
-    images = [image for image in loaded if isinstance(image, np.ndarray)]
-    batch = {
-        "cell": cell,
-        "image_ids": source.image_ids(indices),
-        "errors": ["" if isinstance(image, np.ndarray) else str(image) or "unreadable" for image in loaded],
-        "shape": [len(images), size, size, 3],
-    }
-    return {"batch": json.dumps(batch), "images": b"".join(image.tobytes() for image in images)}
+    found = dict(zip(source.image_ids(indices), loaded, strict=True))
+    images = {name: image for name, image in found.items() if isinstance(image, np.ndarray)}
+    errors = {name: str(image) or "unreadable" for name, image in found.items() if name not in images}
+    stacked = np.stack(list(images.values())) if images else np.zeros((0, size, size, 3), np.uint8)
+    return Batch(cell, tuple(images), stacked, errors)
 
 
 def _watched(source: Source, index: int, size: int, refused: str) -> Image | ImageError:

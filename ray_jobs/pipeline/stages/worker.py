@@ -6,32 +6,31 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
-import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
+from ipsolve.evaluation.batch import Batch, Failure, Outcome
 from ipsolve.evaluation.isolation import BrokenDeviceError
 from ipsolve.runs.cells import Cell
 from ipsolve.runs.results import RunFolder
-from ray_jobs.pipeline.folder.batches import Failure, Outcome, Storage
+from ray_jobs.pipeline.folder.batches import Storage
 from ray_jobs.pipeline.stages.malloc import keep_freed_memory
 
 MAX_DEATHS = 3
 PAUSES = (1.0, 5.0, 15.0, 45.0, 0.0)
-# makes the input of a batch from a cell's hash and indices, and maybe a watch: see stages.reading.load
-Loader = Callable[..., dict[str, Any]]
+# reads a batch, given its cell and indices, and maybe a watch: see stages.reading.load
+Loader = Callable[..., Batch]
 
 
 class Evaluates(Protocol):
     """What does the work of an actor."""
 
-    def evaluate(self, cell: Cell, image_ids: Sequence[str], images: Tensor) -> Outcome:
-        """Return the rows and failures of a batch; ``images`` has a line for each id."""
+    def evaluate(self, batch: Batch) -> Outcome:
+        """Return the rows and failures of a batch."""
 
 
 class Work(Protocol):
@@ -39,10 +38,6 @@ class Work(Protocol):
 
     @property
     def location(self) -> str: ...
-    @property
-    def cells(self) -> Mapping[str, Cell]:
-        """All cells by their hash."""
-
     @property
     def device(self) -> str: ...
     @property
@@ -70,7 +65,6 @@ class Worker:
     def __init__(self, work: Work, written: bytes | None = None) -> None:
         torch.set_num_threads(work.num_threads)
         keep_freed_memory()
-        self.cells = work.cells
         self.storage = Storage(work.location)
         if written is not None and not sees(self.storage.run, written):
             raise RuntimeError(
@@ -86,43 +80,37 @@ class Worker:
 
     def __call__(self, table: pa.Table) -> dict[str, list[Any]]:
         """Do the batches in ``table`` of :func:`ray_jobs.pipeline.stages.reading.read`, one progress row for each."""
-        reports = [self.process(row) for row in table.to_pylist()]
+        reports = [self.process(Batch.of_row(row)) for row in table.to_pylist()]
         return {"report": [json.dumps(report) for report in reports]}
 
-    def process(self, row: dict[str, Any]) -> dict[str, Any]:
+    def process(self, batch: Batch) -> dict[str, Any]:
         """Do one batch; return its cell, the numbers of results and failures, its seconds, and notes for the log."""
         start = time.monotonic()
-        batch = json.loads(row["batch"])
-        cell = self.cells[batch["cell"]]
-        image_ids, errors = batch["image_ids"], batch["errors"]
-        images = torch.from_numpy(np.frombuffer(row["images"], np.uint8).reshape(batch["shape"]).copy())
-        unreadable = [
-            Failure.of(cell, name, "read", error) for name, error in zip(image_ids, errors, strict=True) if error
-        ]
-        readable = [name for name, error in zip(image_ids, errors, strict=True) if not error]
         notes, self.notes = self.notes, []
-        if unreadable:
-            self.storage.save(cell, [failure.image_id for failure in unreadable], pa.table({}), unreadable)
-        done = self._complete(cell, readable, images, notes) if readable else 0
-        failed = len(image_ids) - done
+        if batch.errors:
+            unreadable = [Failure.of(batch.cell, name, "read", error) for name, error in batch.errors.items()]
+            self.storage.save(batch.cell, list(batch.errors), pa.table({}), unreadable)
+        done = self._complete(batch, notes) if batch.image_ids else 0
+        failed = len(batch.image_ids) + len(batch.errors) - done
         seconds = time.monotonic() - start
-        return {"cell": cell.hash, "done": done, "failed": failed, "seconds": seconds, "notes": notes}
+        return {"cell": batch.cell.hash, "done": done, "failed": failed, "seconds": seconds, "notes": notes}
 
-    def _complete(self, cell: Cell, image_ids: Sequence[str], images: Tensor, notes: list[str]) -> int:
-        """Bring a batch to its end, whatever earlier attempts left; return the number of its results."""
+    def _complete(self, batch: Batch, notes: list[str]) -> int:
+        """Bring a batch to its end, whatever earlier attempts left; return the number of its images with a result."""
+        cell, image_ids = batch.cell, batch.image_ids
         solved, failed = self.storage.saved(cell, image_ids)
         left = [i for i, name in enumerate(image_ids) if name not in solved and name not in failed]
         if not left:
             return len(solved)
         if len(left) < len(image_ids):
-            return len(solved) + self._complete(cell, [image_ids[i] for i in left], images[left], notes)
+            return len(solved) + self._complete(batch.select(left), notes)
         deaths = self.storage.begin(cell, image_ids)
         last = self.storage.reason(cell, image_ids) if deaths else ""
         why = f": {last}" if last else ""
         if deaths and len(image_ids) > 1:
             what = f"the process died on a batch of {len(image_ids)} ({cell}), it is repeated image by image"
             notes.append(f"{what}{why}")
-            done = sum(self._complete(cell, [name], images[[i]], notes) for i, name in enumerate(image_ids))
+            done = sum(self._complete(batch.select([i]), notes) for i in range(len(image_ids)))
         elif deaths >= MAX_DEATHS:
             reason = f"its process died {deaths} times{why}"
             notes.append(f"{image_ids[0]} ({cell}): {reason}")
@@ -132,14 +120,14 @@ class Worker:
             if deaths:
                 notes.append(f"the process died on {image_ids[0]} ({cell}), it is done again{why}")
             try:
-                outcome = self.evaluator.evaluate(cell, image_ids, images)
+                outcome = self.evaluator.evaluate(batch)
             except BrokenDeviceError as error:
                 self._die(cell, image_ids, str(error))
             self.storage.save(cell, image_ids, outcome.rows, outcome.failures)
             notes.extend(outcome.notes)
             if cell.is_reference:  # its failures have no file: the image itself was read, and its cells have their rows
                 notes.extend(f"no reference for {each.image_id}: {each.error}" for each in outcome.failures)
-            done = len(outcome.rows)
+            done = len(image_ids) - len(outcome.failures)
         return done
 
     def _die(self, cell: Cell, image_ids: Sequence[str], reason: str) -> NoReturn:

@@ -1,0 +1,76 @@
+"""A batch on its way from reading through solving to storing, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ipsolve.requests.secrets import redact
+from ipsolve.runs.cells import Cell
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images of one cell, and what is to be known of those that could not be read.
+
+    Attributes:
+        cell: what is to be done with them.
+        image_ids: of the images that are here.
+        images: in the order of the ids, (B, ...); empty where the worker makes its own input.
+        errors: why the others are not here, by image id.
+    """
+
+    cell: Cell
+    image_ids: tuple[str, ...]
+    images: Array = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the batch as a row of Ray Data. All but the pixels travels as JSON, or lists would become tensors."""
+        cell = [self.cell.task, self.cell.solver, self.cell.seed, self.cell.hash]
+        kind = {"dtype": self.images.dtype.str, "shape": list(self.images.shape)}
+        about = {"cell": cell, "image_ids": list(self.image_ids), "errors": dict(self.errors), **kind}
+        return {"batch": json.dumps(about), "images": self.images.tobytes()}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Batch:
+        """Return the batch that :meth:`to_row` made into a row."""
+        about = json.loads(row["batch"])
+        images = np.frombuffer(row["images"], np.dtype(about["dtype"])).reshape(about["shape"])
+        return cls(Cell(*about["cell"]), tuple(about["image_ids"]), images, about["errors"])
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """Return some of the images that are here."""
+        images = self.images[list(rows)] if len(self.images) else self.images
+        return replace(self, image_ids=tuple(self.image_ids[i] for i in rows), images=images, errors={})
+
+
+class Failure(NamedTuple):
+    """A row of ``failures``."""
+
+    image_id: str
+    task: str
+    solver: str
+    seed: int
+    stage: str
+    error: str
+
+    @classmethod
+    def of(cls, cell: Cell, image_id: str, stage: str, error: str) -> Failure:
+        return cls(image_id, cell.task, cell.solver, cell.seed, stage, redact(error))
+
+
+class Outcome(NamedTuple):
+    """What became of a batch: rows of results (or references), failures, and what is worth a line in the log."""
+
+    rows: pa.Table
+    failures: list[Failure]
+    notes: list[str]
