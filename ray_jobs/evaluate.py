@@ -58,11 +58,10 @@ class Evaluation(Job):
 
     def facts(self) -> list[str]:
         experiment = self.experiment
-        _, height, width = experiment.prior_summary.image_shape
         kind = "latent" if experiment.prior_summary.latent else "pixel"
         source = experiment.config.data.get("source")
         return [
-            f"data     {len(experiment.image_ids)} images of {source} at {height} x {width}",
+            f"data     {len(experiment.image_ids)} images of {source} at {experiment.signal}",
             f"prior    {experiment.prior.name} ({kind}), fingerprint {experiment.prior.fingerprint()[:12]}",
             *absent_metrics(experiment.missing_metrics.items()),
         ]

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # each line may import from itself and from the lines above it; what stands in one line does not know of its neighbours
 LAYERS = [
-    ["ipsolve.conventions", "ipsolve.randomness", "ipsolve.citation", "ipsolve.requests"],
+    ["ipsolve.conventions", "ipsolve.randomness", "ipsolve.citation", "ipsolve.requests", "ipsolve.signal"],
     ["ipsolve.linalg", "ipsolve.files"],
     ["ipsolve.operators", "ipsolve.priors", "ipsolve.datasets"],
     ["ipsolve.problem", "ipsolve.metrics"],

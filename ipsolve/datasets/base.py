@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+Image = NDArray[np.uint8] | NDArray[np.float32]  # of a photograph, (H, W, 3); or another signal, of its shape
 
 
 class ImageError(ValueError):

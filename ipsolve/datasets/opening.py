@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ipsolve.datasets.arrays import ARRAY_SUFFIXES, GRAY_SUFFIXES, ArrayFiles, Reading, check_range
 from ipsolve.datasets.base import Source
 from ipsolve.datasets.files import IMAGE_SUFFIXES, ImageFiles
 from ipsolve.datasets.huggingface import HuggingFaceSource
@@ -22,9 +23,9 @@ from ipsolve.datasets.window import Window
 from ipsolve.files.filesystems import is_uri
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.validation import build
+from ipsolve.signal import Signal
 
 TABLE_SUFFIX = ".parquet"
-SUFFIXES = (*IMAGE_SUFFIXES, TABLE_SUFFIX)
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -33,8 +34,8 @@ class SourceSpec:
 
     ``tile``: cut each photograph into tiles of this many pixels (true: the prior's size) instead of one centre
     crop; ``downscale``: shrink it by this factor first. ``image_column``, ``id_column``: for Parquet, where the
-    names do not tell. ``offset``: leave out so many images at the front. ``limit`` belongs to whoever iterates and is
-    let through.
+    names do not tell. ``value_range``: of numbers, see :mod:`ipsolve.datasets.arrays`. ``offset``: leave out so many
+    images at the front. ``limit`` belongs to whoever iterates and is let through.
     """
 
     source: str
@@ -44,9 +45,10 @@ class SourceSpec:
     downscale: Annotated[float, Field(ge=1)] = 1.0
     image_column: str | None = None
     id_column: str | None = None
+    value_range: tuple[float, float] | None = None
 
 
-def open_source(spec: str | Mapping[str, Any], size: int | None = None) -> Source:
+def open_source(spec: str | Mapping[str, Any], size: int | None = None, signal: Signal | None = None) -> Source:
     """Return the source that ``spec`` names.
 
     Args:
@@ -54,17 +56,20 @@ def open_source(spec: str | Mapping[str, Any], size: int | None = None) -> Sourc
             the URI of a file or folder in a store such as ``s3://bucket/photos``; or a mapping with that under
             ``source`` and the options of :class:`SourceSpec`.
         size: the prior's image size, which ``tile: true`` needs.
+        signal: what is to be read, photographs if left out.
 
     Raises:
         RequestError: one line that names the key and what is allowed.
     """
     request = build(SourceSpec, {"source": spec} if isinstance(spec, str) else spec, "data")
-    source = _open(request, size)
+    photographs = signal is None or signal.kind == "rgb"
+    source = _open(request, size) if photographs else _open_arrays(request, signal)
     return Window(source, request.offset) if request.offset else source
 
 
 def _open(request: SourceSpec, size: int | None) -> Source:
     scheme, _, rest = request.source.partition(":")
+    _reject(request, ("value_range",), "photographs")
     if scheme == "portraits":
         _reject(request, ("tile", "downscale", "image_column", "id_column"), "portraits")
         return Portraits(rest)
@@ -86,6 +91,22 @@ def _open(request: SourceSpec, size: int | None) -> Source:
     return ImageFiles(files)
 
 
+def _open_arrays(request: SourceSpec, signal: Signal | None) -> Source:
+    assert signal is not None
+    check_range(request.value_range)
+    kind = f"{signal.kind} signals"
+    if request.source.partition(":")[0] in ("portraits", "hf"):
+        raise RequestError("data.source", f"{request.source} holds rgb photographs, and the prior is of {kind}")
+    _reject(request, ("tile", "downscale"), kind)
+    suffixes = (*ARRAY_SUFFIXES, *(GRAY_SUFFIXES if signal.kind == "gray" else ()))
+    files, are_tables = (_stored if is_uri(request.source) else _local)(request.source, suffixes)
+    reading = Reading(signal, request.value_range)
+    if are_tables:
+        return ParquetImages(files, request.image_column, request.id_column, reading)
+    _reject(request, ("image_column", "id_column"), "array files")
+    return ArrayFiles(files, reading)
+
+
 def _reject(request: SourceSpec, keys: tuple[str, ...], kind: str) -> None:
     for key in keys:
         if getattr(request, key) != getattr(SourceSpec, key):
@@ -102,19 +123,19 @@ def _tile_size(tile: bool | int, size: int | None) -> int:
     return size
 
 
-def _stored(source: str) -> tuple[Listed, bool]:
+def _stored(source: str, wanted: Sequence[str] = IMAGE_SUFFIXES) -> tuple[Listed, bool]:
     """Return the files of a URI, and whether they are Parquet."""
     if glob.has_magic(source.partition("?")[0]):
         raise RequestError(
             "data.source", f"a URI takes no glob (got {source}); allowed: a file, or all that is in a folder"
         )
-    files = list_uri(source, SUFFIXES)
+    files = list_uri(source, (*wanted, TABLE_SUFFIX))
     if isinstance(files, Path):
-        return _local(str(files))
-    return files, _are_tables(source, [PurePosixPath(name) for name in files.names])
+        return _local(str(files), wanted)
+    return files, _are_tables(source, [PurePosixPath(name) for name in files.names], wanted)
 
 
-def _local(source: str) -> tuple[LocalFiles, bool]:
+def _local(source: str, wanted: Sequence[str] = IMAGE_SUFFIXES) -> tuple[LocalFiles, bool]:
     """Return the files of a path or glob, and whether they are Parquet."""
     path = Path(source).expanduser()
     if path.is_dir():
@@ -136,15 +157,16 @@ def _local(source: str) -> tuple[LocalFiles, bool]:
         )
     # sorted by parts joined with "/", so that the order is that of the image ids on every system
     found = sorted((p for p in found if not p.name.startswith(".")), key=lambda p: p.relative_to(root).as_posix())
-    are_tables = _are_tables(source, found)
-    suffixes = (TABLE_SUFFIX,) if are_tables else IMAGE_SUFFIXES
+    are_tables = _are_tables(source, found, wanted)
+    suffixes = (TABLE_SUFFIX,) if are_tables else tuple(wanted)
     return LocalFiles(root, [p for p in found if p.suffix.lower() in suffixes]), are_tables
 
 
-def _are_tables(source: str, found: Iterable[PurePath]) -> bool:
-    kinds = {path.suffix.lower() == TABLE_SUFFIX for path in found if path.suffix.lower() in SUFFIXES}
+def _are_tables(source: str, found: Iterable[PurePath], wanted: Sequence[str]) -> bool:
+    suffixes = (*wanted, TABLE_SUFFIX)
+    kinds = {path.suffix.lower() == TABLE_SUFFIX for path in found if path.suffix.lower() in suffixes}
     if not kinds:
-        raise RequestError("data.source", f"no images in {source}; read are files ending in {', '.join(SUFFIXES)}")
+        raise RequestError("data.source", f"no images in {source}; read are files ending in {', '.join(suffixes)}")
     if len(kinds) > 1:
         raise RequestError(
             "data.source", f"{source} holds both images and Parquet; use a glob such as *.png or *.parquet"

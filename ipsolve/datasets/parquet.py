@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from ipsolve.datasets.arrays import Reading
 from ipsolve.datasets.base import Image, ImageError, Source, digest
 from ipsolve.datasets.decoding import centre_square, read_rgb
 from ipsolve.datasets.listed import Listed
@@ -37,14 +39,22 @@ class ParquetImages(Source):
         files: the files, in order.
         image_column: its name; None takes the binary column called ``image`` (or alike), else the only one.
         id_column: its name; None takes ``image_id`` where it exists.
+        reading: of what are no photographs: the bytes of npy files, gray images, or (nested) lists of numbers.
 
     Raises:
         RequestError: a file is not Parquet, has no image column, holds paths under which there is nothing, or
             identifiers repeat.
     """
 
-    def __init__(self, files: Listed, image_column: str | None = None, id_column: str | None = None) -> None:
+    def __init__(
+        self,
+        files: Listed,
+        image_column: str | None = None,
+        id_column: str | None = None,
+        reading: Reading | None = None,
+    ) -> None:
         self.files = files
+        self.reading = reading
         self._last: tuple[int, Any] | None = None
         self._groups: list[tuple[int, int, int]] = []  # (file, row group, row of the file at which it starts)
         lengths: list[int] = []
@@ -62,7 +72,7 @@ class ParquetImages(Source):
         self._ends = list(accumulate(lengths))
         if not self._ends or self._ends[-1] == 0:
             raise RequestError("data.source", f"the Parquet files in {files.where(0)} have no rows")
-        self.column = _image_column(schemas[0], image_column, files.where(0))
+        self.column = _image_column(schemas[0], image_column, files.where(0), reading is not None)
         for file, schema in enumerate(schemas):
             if self.column not in schema.names:
                 raise RequestError(
@@ -149,11 +159,14 @@ class ParquetImages(Source):
         encoded = cell.get("bytes") if isinstance(cell, dict) else cell
         path = cell.get("path") if isinstance(cell, dict) else None
         try:
-            if encoded is not None:
-                return centre_square(read_rgb(io.BytesIO(encoded)), size)
-            if not path:
+            if self.reading is not None and isinstance(cell, list):
+                return self.reading.of_list(cell)
+            if encoded is None and not path:
                 return ImageError("the row has no image bytes")
-            return centre_square(read_rgb(self.files.beside(self._groups[group][0], path)), size)
+            file = self.files.beside(self._groups[group][0], str(path)) if encoded is None else io.BytesIO(encoded)
+            if self.reading is None:
+                return centre_square(read_rgb(file), size)
+            return self.reading.of_bytes(file.read_bytes() if isinstance(file, Path) else file.read())
         except ImageError as error:
             return error
 
@@ -190,12 +203,14 @@ def _open(files: Listed, file: int) -> Any:
         raise RequestError("data.source", f"{where} is not readable Parquet: {why}") from None
 
 
-def _image_column(schema: Any, wanted: str | None, path: str) -> str:
+def _image_column(schema: Any, wanted: str | None, path: str, numbers: bool) -> str:
     import pyarrow.types as types
 
     def holds_images(kind: Any) -> bool:
         if types.is_struct(kind):
             return any(field.name == "bytes" and holds_images(field.type) for field in kind)
+        if numbers and (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+            return True
         return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
     candidates: list[str] = [field.name for field in schema if holds_images(field.type)]

@@ -6,7 +6,6 @@ fault stays with its image.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ipsolve.conventions import from_uint8, to_uint8
+from ipsolve.conventions import from_uint8
 from ipsolve.evaluation.batch import Batch, Failure, Outcome
 from ipsolve.evaluation.isolation import Fault, isolate
+from ipsolve.evaluation.pictures import encode
 from ipsolve.evaluation.sampling import solve
 from ipsolve.metrics import FEATURES, METRICS, FeatureExtractor, Metric
 from ipsolve.operators.tasks import Task
@@ -145,7 +144,7 @@ class Evaluator:
         def describe(numbers: list[int]) -> list[Row | Fault]:
             return list(self._describe(self._truth(batch, numbers)))
 
-        pictures = to_png(from_uint8(_channels_first(batch.images)))
+        pictures = encode(_signals(batch.images))
         rows, faults = [], {}
         for i, found in zip(everything, isolate(describe, everything, notes), strict=True):
             if isinstance(found, Fault):
@@ -157,7 +156,7 @@ class Evaluator:
 
     def _truth(self, batch: Batch, images: Sequence[int]) -> Tensor:
         # called where faults are isolated: a full device refuses a copy as well
-        return from_uint8(_channels_first(batch.images[list(images)])).to(self.device, self.dtype)
+        return _signals(batch.images[list(images)]).to(self.device, self.dtype)
 
     def _describe(self, x: Tensor) -> list[Row]:
         rows: list[Row] = [{} for _ in x]
@@ -179,9 +178,9 @@ class Evaluator:
 def _reconstruct(posed: Posed, solver: Solver) -> list[tuple[Row, Tensor] | Fault]:
     rows, x_hat = _solve(posed, solver)
     seen = posed.operator.as_image(posed.problem.y)
-    pictures = [None] * len(rows) if seen is None else to_png(seen)
+    pictures = [None] * len(rows) if seen is None else encode(seen)
     outcomes: list[tuple[Row, Tensor] | Fault] = []
-    for row, x, measurement, reconstruction in zip(rows, x_hat, pictures, to_png(x_hat), strict=True):
+    for row, x, measurement, reconstruction in zip(rows, x_hat, pictures, encode(x_hat), strict=True):
         if bad := int((~torch.isfinite(x)).sum()):
             outcomes.append(Fault(f"the reconstruction has {bad} of {x.numel()} values that are NaN or Inf"))
         else:
@@ -189,19 +188,10 @@ def _reconstruct(posed: Posed, solver: Solver) -> list[tuple[Row, Tensor] | Faul
     return outcomes
 
 
-def _channels_first(images: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-
-
-def to_png(images: Tensor) -> list[bytes]:
-    """Encode images (B, 3, H, W) in [-1, 1] as PNG of 8 bits."""
-    pixels = to_uint8(torch.nan_to_num(images.float())).permute(0, 2, 3, 1).cpu().numpy()
-    files = []
-    for image in pixels:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, format="PNG", compress_level=3)
-        files.append(file.getvalue())
-    return files
+def _signals(images: np.ndarray[Any, Any]) -> Tensor:
+    """Return what was read as x: photographs, (B, H, W, 3) uint8, in [-1, 1] channels first, all else as it is."""
+    x = torch.from_numpy(np.array(images))
+    return from_uint8(x.permute(0, 3, 1, 2)) if x.dtype == torch.uint8 else x
 
 
 def _finite(value: float) -> float | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ipsolve.citation import Citation
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.registry import Registry
+from ipsolve.signal import Signal
 
 Rows = NDArray[np.floating[Any]]
 
@@ -149,7 +150,13 @@ FEATURES: Registry[FeatureExtractor] = Registry("feature extractor")
 SET_METRICS: Registry[SetMetric] = Registry("set metric")
 
 
+def require_real(name: str, image_shape: tuple[int, ...]) -> None:
+    """Raise RequestError where values are not between black and white, as of complex numbers."""
+    if Signal.of(image_shape).kind == "complex":
+        raise RequestError(f"{name} is of values between black and white, and not for complex signals; allowed: psnr")
+
+
 def require_rgb(name: str, image_shape: tuple[int, ...]) -> None:
     """Raise RequestError unless images have three channels, as networks trained on photographs take them."""
-    if len(image_shape) != 3 or image_shape[0] != 3:
-        raise RequestError(f"{name} is for images of three channels, not for {tuple(image_shape)}")
+    if (signal := Signal.of(image_shape)).kind != "rgb":
+        raise RequestError(f"{name} is for rgb images, not for {signal.kind} signals")

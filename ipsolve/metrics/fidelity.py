@@ -11,14 +11,17 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.conventions import to_unit_range
-from ipsolve.metrics.base import METRICS, Metric
+from ipsolve.metrics.base import METRICS, Metric, require_real
 from ipsolve.requests.errors import RequestError
 
 
 @METRICS.register
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Psnr(Metric):
-    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE) over all pixels and channels; inf for identical images."""
+    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE) over all pixels and channels; inf for identical images.
+
+    Of complex signals it is over real and imaginary parts, each of which lies in [-1, 1] as any channel.
+    """
 
     name: ClassVar[str] = "psnr"
     higher_is_better: ClassVar[bool] = True
@@ -35,7 +38,7 @@ class Psnr(Metric):
 @METRICS.register
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Ssim(Metric):
-    """Structural similarity (Wang, Bovik, Sheikh & Simoncelli 2004, eq. 13), averaged over the three channels.
+    """Structural similarity (Wang, Bovik, Sheikh & Simoncelli 2004, eq. 13), averaged over channels, slices and frames.
 
     Gaussian window of 11 pixels and std 1.5, K = (0.01, 0.03), population variances, mean over the positions in
     which the window fits: the settings of the paper. It equals scikit-image with ``gaussian_weights=True, sigma=1.5,
@@ -55,7 +58,8 @@ class Ssim(Metric):
     window: ClassVar[int] = 11
 
     def check(self, image_shape: tuple[int, ...]) -> None:
-        if min(image_shape[-2:]) < self.window:
+        require_real(self.name, image_shape)
+        if len(image_shape) < 3 or min(image_shape[-2:]) < self.window:
             raise RequestError(f"ssim needs images of at least {self.window} pixels, not {tuple(image_shape[-2:])}")
 
     def __call__(self, x_hat: Tensor, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from ipsolve.operators import (
     compressed_sensing,
     denoising,
+    fourier_sampling,
     gaussian_blur,
     grayscale,
     hdr,
@@ -29,6 +30,7 @@ __all__ = [
     "compressed_sensing",
     "denoising",
     "describe_task",
+    "fourier_sampling",
     "gaussian_blur",
     "grayscale",
     "hdr",

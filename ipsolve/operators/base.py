@@ -23,6 +23,7 @@ from ipsolve.randomness import ImageRng
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.registry import Registry
 from ipsolve.requests.traits import Traits
+from ipsolve.signal import PLANES, Kind, Signal
 
 Shape = tuple[int, ...]
 Damping = float | Tensor
@@ -59,8 +60,9 @@ class Operator(ABC):
         return squared_norm((ones if mask is None else ones * mask.cpu()).double())
 
     def as_image(self, y: Tensor) -> Tensor | None:
-        """Return a measurement as images (B, 3, h, w) in [-1, 1] to look at, or None where it is not an image."""
-        return y if len(self.measurement_shape) == 3 and self.measurement_shape[0] == 3 else None
+        """Return a measurement as signals of the kind of x, of any height and width, or None where it is none."""
+        alike = len(self.image_shape) > 2 and self.measurement_shape[:-2] == self.image_shape[:-2]
+        return y if alike and len(self.measurement_shape) == len(self.image_shape) else None
 
 
 class LinearOperator(Operator):
@@ -189,6 +191,7 @@ class OperatorSpec(ABC):
 
     name: ClassVar[str]
     linear: ClassVar[bool] = True
+    signals: ClassVar[frozenset[Kind]] = PLANES  # what it is made for; planes: entries of the first axis alike
     blind: ClassVar[bool] = False  # whether theta may be kept from a solver: ``at`` is differentiable in it
     citation: ClassVar[Citation | None] = None
 
@@ -213,8 +216,8 @@ class OperatorSpec(ABC):
     def family(
         self, image_shape: Shape, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> OperatorFamily:
-        """Return all operators of these settings on images of a shape."""
-        self.check(image_shape)
+        """Return all operators of these settings on images of a shape; RequestError where they do not fit it."""
+        self.check_signal(image_shape)
         return OperatorFamily(self, image_shape, dtype, torch.device(device))
 
     def draw(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype = torch.float32) -> Operator:
@@ -222,8 +225,16 @@ class OperatorSpec(ABC):
         family = self.family(image_shape, dtype, rng.device)
         return family.at(family.parameters(rng))
 
+    def check_signal(self, image_shape: Shape) -> None:
+        """Raise RequestError, before any compute, if it is not made for such signals or the settings do not fit."""
+        kind = Signal.of(image_shape).kind
+        require(
+            kind in self.signals, f"{self.name} is not for {kind} signals; allowed: {', '.join(sorted(self.signals))}"
+        )
+        self.check(image_shape)
+
     def check(self, image_shape: Shape) -> None:  # noqa: B027 (most operators fit every shape)
-        """Raise RequestError if the settings do not fit ``image_shape`` (C, H, W), before any compute."""
+        """Raise RequestError if the settings do not fit ``image_shape``, that of a signal it is made for."""
 
 
 OPERATORS: Registry[OperatorSpec] = Registry("operator")

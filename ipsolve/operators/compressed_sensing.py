@@ -57,7 +57,7 @@ class SubsampledTransform(SpectralOperator):
         return c.flatten(2).gather(2, self._index(len(c)))
 
     def as_image(self, y: Tensor) -> Tensor | None:
-        return self.adjoint(y) if self.image_shape[0] == 3 else None
+        return self.adjoint(y)
 
     def _index(self, batch_size: int) -> Tensor:
         return self.rows[:, None].expand(batch_size, self.image_shape[0], -1)

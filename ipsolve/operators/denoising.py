@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, Theta
 from ipsolve.operators.mask import Mask
+from ipsolve.signal import EVERY, Kind
 
 
 @OPERATORS.register
@@ -17,6 +18,7 @@ class Denoising(OperatorSpec):
     """y = x + noise."""
 
     name: ClassVar[str] = "denoising"
+    signals: ClassVar[frozenset[Kind]] = EVERY
 
     @property
     def spectral(self) -> bool:

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, SpectralOperator, Theta, drop_null, require
+from ipsolve.signal import Kind
 
 
 class ChannelMatrix(SpectralOperator):
@@ -68,6 +69,7 @@ class Grayscale(OperatorSpec):
     """
 
     name: ClassVar[str] = "grayscale"
+    signals: ClassVar[frozenset[Kind]] = frozenset({"rgb"})
     weights: tuple[Weight, Weight, Weight] = (1 / 3, 1 / 3, 1 / 3)
 
     def __post_init__(self) -> None:
@@ -76,9 +78,6 @@ class Grayscale(OperatorSpec):
     @property
     def spectral(self) -> bool:
         return True
-
-    def check(self, image_shape: Shape) -> None:
-        require(image_shape[0] == 3, f"grayscale needs images of 3 channels, not {image_shape[0]}")
 
     def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> ChannelMatrix:
         return ChannelMatrix(torch.tensor([self.weights], dtype=dtype, device=device), image_shape)

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape, Theta
+from ipsolve.signal import EVERY, Kind
 
 
 class Saturation(Operator):
@@ -32,6 +33,7 @@ class Hdr(OperatorSpec):
     """y is x with ``gain`` times its contrast, clipped to [-1, 1] (2 in DAPS: Zhang et al. 2025, arXiv 2407.01521)."""
 
     name: ClassVar[str] = "hdr"
+    signals: ClassVar[frozenset[Kind]] = EVERY - {"complex"}
     linear: ClassVar[bool] = False
     gain: Annotated[float, Field(ge=1)] = 2.0
 

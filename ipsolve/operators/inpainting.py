@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -11,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from ipsolve.operators.base import OPERATORS, OperatorSpec, Shape, Theta, require
 from ipsolve.operators.mask import Mask
 from ipsolve.randomness import ImageRng
+from ipsolve.signal import EVERY, Kind, Signal
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -19,6 +21,8 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 @dataclass(frozen=True, config={"extra": "forbid"})
 class RandomInpainting(OperatorSpec):
     """A random share of the pixels is dropped, in all channels together; exactly floor(rate H W) of them.
+
+    Of volumes and videos it is voxels and pixels of single frames (:attr:`ipsolve.signal.Signal.sites`).
 
     The default draws the share of each image from U(0.70, 0.71), as the code of ReSample does (Song et al. 2024,
     arXiv 2307.08123).
@@ -30,6 +34,7 @@ class RandomInpainting(OperatorSpec):
     """
 
     name: ClassVar[str] = "random_inpainting"
+    signals: ClassVar[frozenset[Kind]] = EVERY
     drop_rate: Rate | None = None
     drop_range: tuple[Rate, Rate] | None = None
     noise_on_masked: bool = False
@@ -46,12 +51,12 @@ class RandomInpainting(OperatorSpec):
         return True
 
     def parameters(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype) -> Theta:
-        height, width = image_shape[1:]
+        sites = Signal.of(image_shape).sites
         low, high = self.drop_range or (self.drop_rate, self.drop_rate)
         rate = low + (high - low) * rng.uniform(1, dtype=torch.float64)  # type: ignore[operator]
-        dropped = (rate * height * width).floor()
-        kept = rng.permutation(height * width) >= dropped
-        return {"mask": kept.to(dtype).reshape(-1, 1, height, width)}
+        dropped = (rate * math.prod(sites)).floor()
+        kept = rng.permutation(math.prod(sites)) >= dropped
+        return {"mask": kept.to(dtype).reshape(-1, *sites)}
 
     def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> Mask:
         return Mask(theta["mask"], image_shape, not self.noise_on_masked)

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape, Theta, require
+from ipsolve.signal import Kind
 
 # ITU-T T.81 (JPEG) tables K.1 and K.2, and the RGB to YCbCr matrix of JFIF 1.02
 _LUMA = """16 11 10 16 24 40 51 61  12 12 14 19 26 58 60 55  14 13 16 24 40 57 69 56  14 17 22 29 51 87 80 62
@@ -64,15 +65,13 @@ class Jpeg(OperatorSpec):
     """y is x as JPEG would keep it at ``quality`` (1 to 100, on the scale of libjpeg), without chroma subsampling."""
 
     name: ClassVar[str] = "jpeg"
+    signals: ClassVar[frozenset[Kind]] = frozenset({"rgb"})
     linear: ClassVar[bool] = False
     quality: Annotated[int, Field(ge=1, le=100)] = 10
 
     def check(self, image_shape: Shape) -> None:
-        channels, height, width = image_shape
-        require(
-            channels == 3 and height % 8 == 0 and width % 8 == 0,
-            f"jpeg needs images of 3 channels with sides divisible by 8, not {channels}x{height}x{width}",
-        )
+        height, width = image_shape[1:]
+        require(height % 8 == 0 and width % 8 == 0, f"jpeg needs sides divisible by 8, not {height}x{width}")
 
     def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> BlockQuantisation:
         return BlockQuantisation(image_shape, self.quality, dtype, device)

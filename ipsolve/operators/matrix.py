@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ipsolve.operators.base import OperatorSpec, Shape, SpectralOperator, Theta, drop_null
+from ipsolve.signal import EVERY, Kind
 
 
 class Matrix(SpectralOperator):
@@ -55,6 +56,7 @@ class MatrixSpec(OperatorSpec):
     """What draws a :class:`Matrix`. Not in the registry: a matrix belongs to the problem that it is part of."""
 
     name: ClassVar[str] = "matrix"
+    signals: ClassVar[frozenset[Kind]] = EVERY
 
     @property
     def spectral(self) -> bool:

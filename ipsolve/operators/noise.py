@@ -20,6 +20,7 @@ class Noise(ABC):
     """A noise model; a frozen dataclass. ``std`` is the level told to the solvers, in units of [-1, 1] images."""
 
     name: ClassVar[str]
+    of_intensities: ClassVar[bool] = False  # of values between black and white, which complex numbers have not
 
     @property
     @abstractmethod
@@ -64,6 +65,7 @@ class Shot(Noise):
     """
 
     name: ClassVar[str] = "shot"
+    of_intensities: ClassVar[bool] = True
     photons: Annotated[float, Field(gt=0, le=1e9)] = 100.0
 
     @property
@@ -85,6 +87,7 @@ class Impulse(Noise):
     """
 
     name: ClassVar[str] = "impulse"
+    of_intensities: ClassVar[bool] = True
     probability: Annotated[float, Field(ge=0, le=1)] = 0.05
 
     @property
@@ -109,6 +112,7 @@ class Speckle(Noise):
     """
 
     name: ClassVar[str] = "speckle"
+    of_intensities: ClassVar[bool] = True
     speckle_std: Annotated[float, Field(ge=0)] = 0.1
 
     @property

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.operators.base import OPERATORS, Operator, OperatorSpec, Shape, Theta
+from ipsolve.signal import PICTURES, Kind
 
 
 class FourierModulus(Operator):
@@ -39,8 +40,6 @@ class FourierModulus(Operator):
 
     def as_image(self, y: Tensor) -> Tensor | None:
         """Return the modulus on a logarithmic scale, zero frequency in the middle, -1..1 for each image."""
-        if self.image_shape[0] != 3:
-            return None
         level: Tensor = torch.fft.fftshift(y.clamp(min=0), dim=(-2, -1)).log1p()
         return 2 * level / level.amax((1, 2, 3), keepdim=True).clamp(min=1e-12) - 1
 
@@ -56,6 +55,7 @@ class PhaseRetrieval(OperatorSpec):
     """
 
     name: ClassVar[str] = "phase_retrieval"
+    signals: ClassVar[frozenset[Kind]] = PICTURES
     linear: ClassVar[bool] = False
     oversample: Annotated[float, Field(ge=0, le=16)] = 2.0
 

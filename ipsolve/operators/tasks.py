@@ -11,6 +11,7 @@ from ipsolve.operators.noise import NOISES, Noise
 from ipsolve.requests.errors import RequestError, did_you_mean
 from ipsolve.requests.traits import Traits
 from ipsolve.requests.validation import build, field_names, unknown_key
+from ipsolve.signal import Shape, Signal
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class Task:
     operator: OperatorSpec
     noise: Noise
     blind: bool = False
+
+    def check(self, image_shape: Shape) -> None:
+        """Raise RequestError if the operator or the noise is not for such signals, before any compute."""
+        self.operator.check_signal(image_shape)
+        if self.noise.of_intensities and Signal.of(image_shape).kind == "complex":
+            raise RequestError(
+                "noise", f"{self.noise.name} is of intensities, a complex signal has none; allowed: gaussian"
+            )
 
     @property
     def traits(self) -> Traits:

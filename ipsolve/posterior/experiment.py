@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from ipsolve.posterior.config import PosteriorConfig
-from ipsolve.posterior.problems import PRIOR_TRAITS, ProblemSpec, parse_problems
+from ipsolve.posterior.problems import ProblemSpec, parse_problems
 from ipsolve.requests.errors import RequestError, did_you_mean
 from ipsolve.requests.validation import build
 from ipsolve.runs.cells import Cell, at, check_run, describe, hash_of
@@ -89,8 +89,8 @@ class PosteriorExperiment:
                     raise RequestError(f"solvers.{name}.problems", f"no problems {task!r}{hint}; allowed: {allowed}")
         for task, name in self._pairs:
             if name != EXACT:
-                check = self.entries[name].solver.check
-                at(f"solvers.{name} on problems.{task}", check, self.problems[task].task, PRIOR_TRAITS)
+                check, spec = self.entries[name].solver.check, self.problems[task]
+                at(f"solvers.{name} on problems.{task}", check, spec.task, spec.prior_traits)
 
     @property
     def _pairs(self) -> list[tuple[str, str]]:

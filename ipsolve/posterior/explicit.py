@@ -118,19 +118,27 @@ class ExplicitProblems(ProblemSpec):
     num_problems: Annotated[int, Field(ge=1)] = 1
 
     def __post_init__(self) -> None:
-        shape = self._image_shape()
+        shape = self.image_shape
         spec = self.task.operator
         require(spec.linear, f"operator: the posterior is known for linear operators, {spec.name} is not")
         require(
             isinstance(spec, MatrixSpec) or len(shape) == 3, f"operator: {spec.name} takes images, prior gives {shape}"
         )
-        spec.check(shape)
+        spec.check_signal(shape)
         d = math.prod(shape)
         require(self.truth is None or len(self.truth) == d, f"truth: must have the {d} entries of x")
 
     @property
     def label(self) -> str:
         return "explicit"
+
+    @property
+    def image_shape(self) -> Shape:
+        if "prior" not in self.prior:
+            return self._prior().image_shape
+        spec = prior_spec(self.prior)
+        require(spec.name.endswith("mixture"), f"prior.prior: must be a mixture, {spec.name} has no known posterior")
+        return spec.summary().image_shape
 
     @property
     def task(self) -> Task:
@@ -165,13 +173,6 @@ class ExplicitProblems(ProblemSpec):
         prior = prior_spec(self.prior).load()
         assert isinstance(prior, MixturePrior)
         return prior
-
-    def _image_shape(self) -> Shape:
-        if "prior" not in self.prior:
-            return self._prior().image_shape
-        spec = prior_spec(self.prior)
-        require(spec.name.endswith("mixture"), f"prior.prior: must be a mixture, {spec.name} has no known posterior")
-        return spec.summary().image_shape
 
 
 def _rows(operator: LinearOperator, seen: Tensor) -> Tensor:

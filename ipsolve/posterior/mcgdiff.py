@@ -78,6 +78,10 @@ class MCGDiffProblems(ProblemSpec):
         return f"mcgdiff-d{self.dimension}-m{self.num_measurements}"
 
     @property
+    def image_shape(self) -> Shape:
+        return (self.dimension,)
+
+    @property
     def task(self) -> Task:
         return Task(UniformSpectrum(self.num_measurements), Gaussian(1.0))
 

@@ -9,13 +9,12 @@ from typing import ClassVar
 import torch
 
 from ipsolve.operators.tasks import Task
+from ipsolve.priors.base import Shape, prior_traits
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.problem import Posed, Problem
 from ipsolve.randomness import ImageRng
 from ipsolve.requests.registry import Registry
 from ipsolve.requests.traits import Traits
-
-PRIOR_TRAITS: Traits = frozenset({"pixel"})  # the traits of every prior here: a mixture
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,16 @@ class ProblemSpec(ABC):
     @abstractmethod
     def task(self) -> Task:
         """What :meth:`Solver.check` is told before any draw; the noise is the strongest of the family, above 0."""
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> Shape:
+        """The shape of x."""
+
+    @property
+    def prior_traits(self) -> Traits:
+        """What :meth:`Solver.check` is told of the prior, a mixture."""
+        return prior_traits(self.image_shape, latent=False)
 
     @abstractmethod
     def problem(self, index: int, seed: int) -> PosteriorProblem:

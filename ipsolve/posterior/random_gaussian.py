@@ -64,6 +64,10 @@ class RandomGaussianProblems(ProblemSpec):
         return f"gaussian-d{self.dimension}-m{self.num_measurements}"
 
     @property
+    def image_shape(self) -> Shape:
+        return (self.dimension,)
+
+    @property
     def task(self) -> Task:
         return Task(GaussianMatrix(self.num_measurements), Gaussian(self.noise_std))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ipsolve.priors.schedules import Level, Schedule
 from ipsolve.requests.traits import Traits
+from ipsolve.signal import IMAGES, Signal
 
 Shape = tuple[int, ...]
 COUNTED = ("denoiser", "denoiser_backward", "decoder", "decoder_backward", "encoder")
@@ -47,8 +48,14 @@ class Prior(ABC):
 
     @property
     def traits(self) -> Traits:
-        """What a solver can rely on: ``latent`` or ``pixel``."""
-        return frozenset({"latent" if self.latent else "pixel"})
+        """What a solver can rely on: ``latent`` or ``pixel``, and the kind of signals."""
+        return prior_traits(self.image_shape, self.latent)
+
+
+def prior_traits(image_shape: Shape, latent: bool) -> Traits:
+    """Return the traits of a prior: ``latent`` or ``pixel``; ``image``, where x is one (rgb, gray, complex)."""
+    is_image = Signal.of(image_shape).kind in IMAGES
+    return frozenset({"latent" if latent else "pixel"} | ({"image"} if is_image else set()))
 
 
 class MeteredPrior(Prior):

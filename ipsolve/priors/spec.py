@@ -8,22 +8,28 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from ipsolve.priors.base import Prior, Shape
+from ipsolve.priors.base import Prior, Shape, prior_traits
 from ipsolve.priors.networks.unet import Precision
 from ipsolve.requests.registry import Registry
 from ipsolve.requests.traits import Traits
+from ipsolve.signal import Signal
 
 
 class PriorSummary(NamedTuple):
-    """The image shape (C, H, W) of a prior and whether it works on latents."""
+    """The shape of an x of a prior, (C, H, W) for images, and whether it works on latents."""
 
     image_shape: Shape
     latent: bool
 
     @property
     def traits(self) -> Traits:
-        """What a solver can rely on: ``latent`` or ``pixel``."""
-        return frozenset({"latent" if self.latent else "pixel"})
+        """What a solver can rely on, as :attr:`ipsolve.priors.base.Prior.traits`."""
+        return prior_traits(self.image_shape, self.latent)
+
+    @property
+    def signal(self) -> Signal:
+        """What an x of the prior is."""
+        return Signal.of(self.image_shape)
 
 
 class PriorSpec(ABC):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ipsolve.metrics import METRICS
+from ipsolve.report.rendering import to_png
 from ipsolve.report.tables import number, with_unit
 from ipsolve.report.view import RunView
 from ipsolve.runs.results import REFERENCES, RESULTS
@@ -91,5 +92,5 @@ def _pictures(view: RunView, task: str, solver: str, seed: int, image_ids: list[
     return {row["image_id"]: row for row in table.to_pylist() if (row["seed"], row["sample"]) == (seed, 0)}
 
 
-def _uri(png: bytes | None) -> str:
-    return "" if png is None else "data:image/png;base64," + base64.b64encode(png).decode()
+def _uri(stored: bytes | None) -> str:
+    return "" if stored is None else "data:image/png;base64," + base64.b64encode(to_png(stored)).decode()

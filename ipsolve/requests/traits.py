@@ -14,6 +14,7 @@ NEEDS = {
     "noisy": "is for noisy measurements, noise_std is 0",
     "latent": "needs a latent prior",
     "pixel": "needs a pixel prior",
+    "image": "is for images (rgb, gray, complex), and the prior is of other signals",
     "text": "needs a prior that takes text",
     "flow": "needs a flow prior",
     "bridge": "needs a bridge as its prior",

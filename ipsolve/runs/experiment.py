@@ -17,6 +17,7 @@ from ipsolve.priors import PriorSpec, PriorSummary, prior_spec
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.cells import Cell, at, check_run, describe, hash_of
 from ipsolve.runs.config import EXTENT, Config, load_published
+from ipsolve.signal import Signal
 from ipsolve.solvers import Solver, parse_solver
 
 
@@ -42,7 +43,7 @@ class Experiment:
         tasks = {name: parse_task(mapping, f"tasks.{name}") for name, mapping in config.tasks.items()}
         solvers = {name: parse_solver(mapping, f"solvers.{name}") for name, mapping in config.solvers.items()}
         summary = prior.summary()
-        source = open_source(config.data, summary.image_shape[-1])
+        source = open_source(config.data, summary.image_shape[-1], summary.signal)
         experiment = cls(config, source, prior, summary, tasks, solvers)
         experiment._check()
         return experiment
@@ -53,11 +54,13 @@ class Experiment:
             at("published", load_published, self.config.published)
         asked = self.asked
         headline_of(self.config.metrics, self.config.headline)
-        _, height, width = self.prior_summary.image_shape
-        if height != width:
+        if self.signal.kind == "vector":
+            raise RequestError("prior.image_shape", "vectors are for python -m ray_jobs.posterior")
+        height, width = self.prior_summary.image_shape[-2:]
+        if self.signal.kind == "rgb" and height != width:
             raise RequestError("prior", f"images must be square, this prior's are {height} x {width}")
         for name, task in self.tasks.items():
-            at(f"tasks.{name}", task.operator.check, self.prior_summary.image_shape)
+            at(f"tasks.{name}", task.check, self.prior_summary.image_shape)
             for solver in self.solvers:
                 at(f"solvers.{solver} on tasks.{name}", self.solvers[solver].check, task, self.prior_summary.traits)
         ids = self.image_ids
@@ -68,6 +71,11 @@ class Experiment:
         for scorer in [*asked.here.images.values(), *asked.here.features.values()]:
             at("metrics", scorer.check, self.prior_summary.image_shape)
         self.prior.check()
+
+    @property
+    def signal(self) -> Signal:
+        """What the images are."""
+        return self.prior_summary.signal
 
     @property
     def image_size(self) -> int:

@@ -19,7 +19,8 @@ def list_registered() -> str:
     """Return every registered operator, noise, prior, solver, problem generator and metric, with its parameters."""
     lines = ["operators (tasks.NAME.operator)"]
     lines += [
-        f"  {name:20} {'linear' if OPERATORS[name].linear else 'non-linear':11} {_fields(OPERATORS[name])}"
+        f"  {name:20} {'linear' if OPERATORS[name].linear else 'non-linear':11} "
+        f"{', '.join(sorted(OPERATORS[name].signals)):45} {_fields(OPERATORS[name])}".rstrip()
         for name in OPERATORS
     ]
     lines += ["noises (tasks.NAME.noise)", *(f"  {name:20} {_fields(NOISES[name])}" for name in NOISES)]

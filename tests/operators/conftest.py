@@ -36,10 +36,15 @@ def describe(case: dict[str, Any]) -> str:
     return "-".join(str(value) for value in case.values())
 
 
+def shape_for(spec: OperatorSpec, *size: int) -> tuple[int, ...]:
+    """Return the shape of images that an operator is made for: rgb if it can be, else complex."""
+    return (3 if "rgb" in spec.signals else 2, *(size or SHAPE[1:]))
+
+
 def draw_operator(
-    spec: OperatorSpec, ids: list[str], shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.float64
+    spec: OperatorSpec, ids: list[str], shape: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float64
 ) -> Operator:
-    operator = spec.draw(shape, image_rng(0, ids, "operator"), dtype)
+    operator = spec.draw(shape or shape_for(spec), image_rng(0, ids, "operator"), dtype)
     if isinstance(operator, LinearOperator):  # so that laws hold to the last digits where A^+ is iterative
         operator.cg_iterations, operator.cg_tolerance = 2_000, 1e-13
     return operator
@@ -76,9 +81,11 @@ def ids() -> list[str]:
 
 
 @pytest.fixture
-def x() -> Tensor:
+def x(request: pytest.FixtureRequest) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return 2 * torch.rand(BATCH, *SHAPE, generator=generator, dtype=torch.float64) - 1
+    given = request.node.callspec.params.values() if hasattr(request.node, "callspec") else ()
+    shape = next((shape_for(each) for each in given if isinstance(each, OperatorSpec)), SHAPE)
+    return 2 * torch.rand(BATCH, *shape, generator=generator, dtype=torch.float64) - 1
 
 
 @pytest.fixture

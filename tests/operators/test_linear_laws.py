@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from ipsolve.conventions import norm, per_image
 from ipsolve.operators import LinearOperator, Operator, OperatorSpec
+
+from .conftest import shape_for
 
 Draw = Callable[..., LinearOperator]
 Measurements = Callable[[Operator], Tensor]
@@ -120,9 +123,9 @@ def test_damped_pinv_is_the_dense_formula(
     linear_spec: OperatorSpec, draw: Draw, ids: list[str], damping: float | Tensor
 ) -> None:
     """pinv(y, d) = A^T (A A^T + d I)^-1 y with A written out column by column."""
-    shape = (3, 16, 8)
+    shape = shape_for(linear_spec, 16, 8)
     operator = draw(linear_spec, ids, shape)
-    pixels = torch.eye(3 * 16 * 8, dtype=torch.float64).reshape(-1, *shape)
+    pixels = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
     y = operator.forward(torch.rand(len(ids), *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))
     found = operator.pinv(y, damping)
     for i in range(len(ids)):

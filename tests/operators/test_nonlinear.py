@@ -12,6 +12,8 @@ from torch import Tensor
 from ipsolve.operators import Operator, OperatorSpec, parse_task
 from ipsolve.randomness import image_rng
 
+from .conftest import shape_for
+
 Draw = Callable[..., Operator]
 
 
@@ -93,5 +95,5 @@ def test_jpeg_passes_gradients_straight_through(draw: Draw, ids: list[str], x: T
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_precision_is_that_of_the_image(spec: OperatorSpec, dtype: torch.dtype) -> None:
-    operator = spec.draw((3, 16, 24), image_rng(0, ["a"], "operator"), dtype)
-    assert operator.forward(torch.zeros(1, 3, 16, 24, dtype=dtype)).dtype == dtype
+    operator = spec.draw(shape_for(spec), image_rng(0, ["a"], "operator"), dtype)
+    assert operator.forward(torch.zeros(1, *shape_for(spec), dtype=dtype)).dtype == dtype

@@ -98,8 +98,8 @@ MISFITS: list[tuple[dict[str, Any], tuple[int, int, int], str]] = [
         "kernel_size: 61 is too large .*; at most 15",
     ),
     ({"operator": "compressed_sensing", "ratio": 0.001}, (3, 8, 8), "ratio: 0.001 of 8x8 pixels is less than one .*"),
-    ({"operator": "grayscale"}, (1, 8, 8), "grayscale needs images of 3 channels, not 1"),
-    ({"operator": "jpeg"}, (3, 60, 64), "jpeg needs images of 3 channels with sides divisible by 8, not 3x60x64"),
+    ({"operator": "grayscale"}, (1, 8, 8), "grayscale is not for gray signals; allowed: rgb"),
+    ({"operator": "jpeg"}, (3, 60, 64), "jpeg needs sides divisible by 8, not 60x64"),
 ]
 
 
@@ -108,7 +108,7 @@ def test_parameters_that_do_not_fit_the_image_are_refused_before_any_compute(
     task: dict[str, Any], shape: tuple[int, int, int], message: str
 ) -> None:
     spec = parse_task(task).operator
-    for attempt in (lambda: spec.check(shape), lambda: spec.draw(shape, image_rng(0, ["a"], "operator"))):
+    for attempt in (lambda: spec.check_signal(shape), lambda: spec.draw(shape, image_rng(0, ["a"], "operator"))):
         with pytest.raises(RequestError, match=f"^{message}$"):
             attempt()
 

@@ -11,7 +11,6 @@ import torch
 from ipsolve.operators.base import SpectralOperator
 from ipsolve.operators.matrix import Matrix
 from ipsolve.posterior import PosteriorProblem, parse_problems
-from ipsolve.posterior.problems import PRIOR_TRAITS
 from ipsolve.priors import Edm
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import mcgdiff
@@ -98,7 +97,7 @@ def test_what_solvers_are_told_before_a_draw_is_true(family: dict[str, Any]) -> 
     problem = spec.problem(0, seed=0)
     assert (operator.linear, operator.spectral) == (True, isinstance(problem.posed.operator, SpectralOperator))
     assert traits == {"linear", "known", "noisy"} | ({"spectral"} if operator.spectral else set())
-    assert prior_of(problem).traits == PRIOR_TRAITS
+    assert prior_of(problem).traits == spec.prior_traits
     assert operator.name == family.get("operator", {}).get("operator", "matrix")
     bound = spec.task.noise.std
     assert all(0 < spec.problem(i, 0).posed.problem.noise_std <= bound for i in range(spec.num_problems))

@@ -20,6 +20,7 @@ from ipsolve.priors.schedules import Level, Schedule, linear
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary
 from ipsolve.randomness import ImageRng
 from ipsolve.requests.errors import RequestError
+from ipsolve.signal import Signal
 
 
 class MixturePrior(Prior):
@@ -68,12 +69,13 @@ class MixturePrior(Prior):
 @PRIORS.register
 @dataclass(frozen=True, config={"extra": "forbid"})
 class MixtureSpec(PriorSpec):
-    """A random isotropic mixture of images: means ~ N(0, spread^2 I), equal weights, from ``seed``.
+    """A random isotropic mixture of signals: means ~ N(0, spread^2 I), equal weights, from ``seed``.
 
     It costs next to nothing, so it also serves to try a pipeline without a network.
 
     Args:
-        image_shape: (C, H, W).
+        image_shape: of x, which says what it is (:mod:`ipsolve.signal`): [3, H, W], [1, H, W], [2, H, W] for complex
+            numbers, [D, H, W] for a volume, [T, 3, H, W] for a video.
         num_components: K.
         std: the standard deviation within a component.
         spread: that of the means.
@@ -82,12 +84,18 @@ class MixtureSpec(PriorSpec):
     """
 
     name: ClassVar[str] = "mixture"
-    image_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    image_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
     num_components: Annotated[int, Field(ge=1)] = 4
     std: Annotated[float, Field(gt=0)] = 0.1
     spread: Annotated[float, Field(ge=0)] = 0.5
     seed: int = 0
     schedule: ScheduleMapping = dataclasses.field(default_factory=lambda: {"schedule": "linear"})
+
+    def __post_init__(self) -> None:
+        try:
+            Signal.of(self.image_shape)
+        except ValueError as error:
+            raise RequestError("image_shape", str(error)) from None
 
     def summary(self) -> PriorSummary:
         return PriorSummary(self.image_shape, latent=False)

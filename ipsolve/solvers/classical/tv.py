@@ -82,7 +82,7 @@ class TotalVariation(Solver):
         year=1992,
         venue="Physica D: Nonlinear Phenomena",
     )
-    requires: ClassVar[Traits] = frozenset({"linear"})
+    requires: ClassVar[Traits] = frozenset({"linear", "image"})
 
     tv_weight: Annotated[float, Field(gt=0)] = 2e-3
     penalty: Annotated[float, Field(gt=0)] = 0.05
