@@ -65,10 +65,10 @@ class Reading:
                 values = values / self.value_range[1]
         else:
             values = self._real(values)
-        if kind in ("gray", "rgb") and values.shape == shape[1:]:
+        if kind == "gray" and values.shape == shape[1:]:
             values = values[None]
-        if kind in ("rgb", "video") and values.shape == (*shape[:-3], *shape[-2:], shape[-3]):
-            values = np.moveaxis(values, -1, -3)  # channels last, as photographs and frames are kept
+        if kind == "video" and values.shape != shape and values.shape == (shape[0], *shape[2:], shape[1]):
+            values = np.moveaxis(values, -1, 1)  # channels last, as frames are often kept
         if values.shape != shape:
             raise ImageError(f"an array of shape {list(values.shape)}, and the prior is of {list(shape)}")
         found = np.asarray(values, np.float32)
@@ -113,6 +113,8 @@ class Reading:
                 if image.mode not in _GRAY_MODES:
                     raise ImageError(f"an image of mode {image.mode}; allowed: one channel of 8, 16 or 32 bits")
                 values, most = np.asarray(image), _GRAY_MODES[image.mode]
+                if image.format == "PNG" and image.mode == "I":  # as some versions of Pillow hold its 16 bits
+                    most = 65535
         except ImageError:
             raise
         except Exception as error:  # decoders raise nearly everything on damaged bytes

@@ -68,8 +68,10 @@ class Experiment:
             raise RequestError("data.limit", "must be 1 or more, or null for all images")
         if len(set(ids)) < len(ids):
             raise RequestError("data", "two images have the same image_id")
-        for scorer in [*asked.here.images.values(), *asked.here.features.values()]:
-            at("metrics", scorer.check, self.prior_summary.image_shape)
+        for metric in asked.here.images.values():
+            at("metrics", metric.check, self.prior_summary.image_shape)
+        for name, distance in asked.here.sets.items():
+            at(f"metrics: {name}", asked.here.features[distance.features].check, self.prior_summary.image_shape)
         self.prior.check()
 
     @property

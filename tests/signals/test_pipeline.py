@@ -108,7 +108,7 @@ def prior(*shape: int) -> dict[str, Any]:
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "ssim": ("complex", {"metrics": ["ssim"]}, "ssim is of values between black and white"),
-    "features": ("gray", {"metrics": ["fd_prior"]}, "is for rgb images, not for gray signals"),
+    "features": ("gray", {"metrics": ["fd_prior"]}, "metrics: fd_prior: .* is for rgb images, not for gray signals"),
     "jpeg": ("gray", task(operator="jpeg"), r"tasks\.t: jpeg is not for gray signals; allowed: rgb"),
     "blur": ("video", task(operator="gaussian_blur"), r"tasks\.t: gaussian_blur is not for video signals"),
     "frequencies": ("volume", task(operator="fourier_sampling"), "allowed: complex"),
