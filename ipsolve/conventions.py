@@ -32,10 +32,11 @@ def from_uint8(x: Tensor) -> Tensor:
 
 
 def per_image(values: Tensor | float, like: Tensor) -> Tensor | float:
-    """Shape one value per image, (B,), so that it multiplies ``like``, (B, ...). Scalars pass through."""
-    if isinstance(values, Tensor) and values.ndim == 1:
-        return values.reshape(-1, *[1] * (like.ndim - 1))
-    return values
+    """Shape one value per image, (B,), so that it multiplies ``like``, (B, ...), in its precision. Scalars pass through."""
+    if not isinstance(values, Tensor) or values.ndim != 1:
+        return values
+    shaped = values.reshape(-1, *[1] * (like.ndim - 1))
+    return shaped.to(like.real.dtype) if shaped.is_floating_point() else shaped
 
 
 def squared_norm(x: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ class Problem:
 
     Attributes:
         y: measurements, (B, *measurement_shape).
-        noise_std: of each, (B,) in the dtype and on the device of y. Of one batch all are above 0, or all 0.
+        noise_std: of each, (B,) float64 on the device of y, whatever the dtype of y: what is computed from it is rounded
+            once, where it meets images (``per_image``). Of one batch all are above 0, or all 0.
         operator: A of this batch; where the task is blind, the family that it is of.
         prior: what is known of x.
         rng: B streams on the device of y.
@@ -217,6 +218,6 @@ def pose(task: Task, x: Tensor, prior: Prior, seed: int, image_ids: Sequence[str
     y = task.noise.apply(operator.forward(x), image_rng(seed, image_ids, "measurement", x.device))
     support = operator.support()
     y = y if support is None else y * support
-    noise_std = torch.full((len(x),), task.noise.std, dtype=x.dtype, device=x.device)
+    noise_std = torch.full((len(x),), task.noise.std, dtype=torch.float64, device=x.device)
     rng = image_rng(seed, image_ids, "solver", x.device)
     return Posed(Problem(y, noise_std, family if task.blind else operator, prior, rng), x, operator, theta)

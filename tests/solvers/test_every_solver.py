@@ -70,6 +70,26 @@ def one_sample(solver: Solver, problem: Problem) -> Tensor:
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task["operator"])
 @pytest.mark.parametrize("name", list(SOLVERS))
 @pytest.mark.parametrize("kind", ["pixel", "latent"])
+def test_float32_stays_float32(
+    name: str, task: dict[str, Any], kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """noise_std and the levels of the schedule are float64: neither may carry the images over."""
+    solver, prior = small(name), request.getfixturevalue(f"{kind}_prior")
+    try:
+        solver.check(parse_task(task), prior.traits)
+    except RequestError:
+        return
+    seen: set[torch.dtype] = set()
+    denoise = type(prior).denoise
+    monkeypatch.setattr(prior, "denoise", lambda z, t: seen.add(z.dtype) or denoise(prior, z, t).to(z.dtype))
+    with torch.no_grad():
+        x_hat = one_sample(solver, posed(task, prior, dtype=torch.float32).problem)
+    assert seen | {x_hat.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task["operator"])
+@pytest.mark.parametrize("name", list(SOLVERS))
+@pytest.mark.parametrize("kind", ["pixel", "latent"])
 def test_every_image_stands_alone(name: str, task: dict[str, Any], kind: str, request: pytest.FixtureRequest) -> None:
     """A row of a batch is what the image gives by itself, in value and in cost; the order does not matter.
 
