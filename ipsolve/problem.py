@@ -26,7 +26,7 @@ class Problem:
 
     Attributes:
         y: measurements, (B, *measurement_shape).
-        noise_std: of each, (B,) float64 on the device of y, whatever the dtype of y: what is computed from it is rounded
+        noise_std: of each, (B,) on the device of y; float64 whatever y is, so that what is computed from it is rounded
             once, where it meets images (``per_image``). Of one batch all are above 0, or all 0.
         operator: A of this batch; where the task is blind, the family that it is of.
         prior: what is known of x.
