@@ -32,7 +32,7 @@ def from_uint8(x: Tensor) -> Tensor:
 
 
 def per_image(values: Tensor | float, like: Tensor) -> Tensor | float:
-    """Shape one value per image, (B,), to multiply ``like``, (B, ...), in the precision of that. Scalars pass through."""
+    """Shape one value per image, (B,), to multiply ``like``, (B, ...), in its precision. Scalars pass through."""
     if not isinstance(values, Tensor) or values.ndim != 1:
         return values
     shaped = values.reshape(-1, *[1] * (like.ndim - 1))
