@@ -25,7 +25,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"operator": "motion_blur", "kernel_size": 7, "boundary": "circular"},
     {"operator": "compressed_sensing", "ratio": 0.1},
     {"operator": "grayscale", "weights": [0.299, 0.587, 0.114]},
-    {"operator": "jpeg", "quality": 90},
+    {"operator": "jpeg", "quality": 90, "subsampling": "4:4:4"},
+    {"operator": "jpeg", "quality": 30},
 ]
 # its singular values go down to rounding without a gap, so that nothing can say which of them A^+ is to invert
 UNCERTAIN_RANK: list[dict[str, Any]] = [{"operator": "motion_blur", "kernel_size": 15, "intensity": 1.0}]
