@@ -17,7 +17,6 @@ from ipsolve.conventions import from_uint8, to_uint8
 from ipsolve.operators import LinearOperator, Operator, parse_task
 from ipsolve.operators.compressed_sensing import SubsampledTransform
 from ipsolve.operators.mask import Mask
-from ipsolve.operators.motion_kernels import motion_kernels
 from ipsolve.randomness import image_rng
 from ipsolve.requests.errors import RequestError
 
@@ -58,7 +57,8 @@ def test_super_resolution_is_antialiased_bicubic(x: Tensor, factor: int) -> None
 def test_motion_blur_is_a_convolution(x: Tensor, boundary: str) -> None:
     task = {"operator": "motion_blur", "kernel_size": 9, "boundary": boundary}
     y = draw(task, x).forward(x)
-    kernel = motion_kernels(9, 0.5, image_rng(0, IDS, "operator"), x.dtype)
+    family = parse_task(task).operator.family(tuple(x.shape[1:]), x.dtype)
+    kernel = family.parameters(image_rng(0, IDS, "operator"))["kernel"]
     padded = torch.nn.functional.pad(x, (4, 4, 4, 4), mode=boundary)
     for i in range(2):
         flipped = kernel[i].flip(0, 1)[None, None]  # torch correlates
