@@ -12,6 +12,7 @@ from ipsolve.operators.base import OPERATORS, LinearOperator, OperatorSpec, Shap
 from ipsolve.operators.circulant import Circulant
 from ipsolve.operators.convolution import Convolution
 from ipsolve.operators.motion_kernels import motion_kernels
+from ipsolve.operators.motion_walk import walk_kernels
 from ipsolve.randomness import ImageRng
 
 
@@ -20,11 +21,13 @@ from ipsolve.randomness import ImageRng
 class MotionBlur(OperatorSpec):
     """y is x convolved with a random motion kernel, drawn per image.
 
-    The defaults are the scale of DPS, ReSample and DAPS: 61 x 61 at 256 pixels, intensity 0.5.
+    The defaults are the kernels of DPS, ReSample and DAPS: 61 x 61 at 256 pixels, intensity 0.5.
 
     Args:
         kernel_size: side of the kernel in pixels, odd; null is the odd number nearest to 61/256 of the image side.
         intensity: from 0, a straight motion, to 1, a tangled one.
+        shape: ``walk``, the process of the papers (:mod:`ipsolve.operators.motion_walk`), thin and off its middle, or
+            ``centred``, a smooth path about its centroid, twice as wide across.
         boundary: ``reflect`` (without repeating the edge pixel, as the papers; A^+ by conjugate gradients) or
             ``circular`` (exact SVD).
     """
@@ -33,6 +36,7 @@ class MotionBlur(OperatorSpec):
     blind: ClassVar[bool] = True
     kernel_size: Annotated[int, Field(ge=3)] | None = None
     intensity: Annotated[float, Field(ge=0, le=1)] = 0.5
+    shape: Literal["walk", "centred"] = "walk"
     boundary: Literal["reflect", "circular"] = "reflect"
 
     @property
@@ -55,7 +59,8 @@ class MotionBlur(OperatorSpec):
         )
 
     def parameters(self, image_shape: Shape, rng: ImageRng, dtype: torch.dtype) -> Theta:
-        return {"kernel": motion_kernels(self._size(image_shape), self.intensity, rng, dtype)}
+        draw = walk_kernels if self.shape == "walk" else motion_kernels
+        return {"kernel": draw(self._size(image_shape), self.intensity, rng, dtype)}
 
     def at(self, image_shape: Shape, theta: Theta, dtype: torch.dtype, device: torch.device) -> LinearOperator:
         kernel = theta["kernel"]

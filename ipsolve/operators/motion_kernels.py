@@ -1,4 +1,4 @@
-"""Blur kernels of a shaking camera."""
+"""Motion-blur kernels about their centroid: a camera that turns smoothly."""
 
 from __future__ import annotations
 

@@ -10,12 +10,14 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ipsolve.requests.errors import RequestError
+
+Spacing = Literal["leading", "trailing", "linspace"]
 
 _SMALLEST_RATIO = 1e-30  # stands for the ratio 0 of a clean entry where logarithms are taken
 
@@ -41,11 +43,17 @@ class Schedule(ABC):
         """Return the level at ``time`` (fractional times allowed)."""
 
     @abstractmethod
-    def levels(self, num_steps: int) -> list[Level]:
+    def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
         """Return ``num_steps`` levels from the noisiest down, and after them the level at which sampling ends.
 
+        Args:
+            spacing: how S of the N times of a table are chosen (Lin et al. 2024, arXiv 2305.08891, Table 2).
+                ``leading``, floor(i N / S) and an offset, leaves the noisiest out; ``trailing``, N - 1 - i N / S, the
+                cleanest; ``linspace``, i (N - 1) / (S - 1), has both: the even spacing of guided-diffusion, on which
+                DPS, DSG and ILVR run. None is the schedule's own.
+
         Raises:
-            RequestError: ``num_steps`` is not possible on this schedule.
+            RequestError: ``num_steps`` or ``spacing`` is not possible on this schedule.
         """
 
     def thousandth(self, index: int) -> Level:
@@ -61,8 +69,8 @@ class Schedule(ABC):
 class DiscreteSchedule(Schedule):
     """A table of cumulative alphas: alpha_t = sqrt(alphas_cumprod[t]), sigma_t = sqrt(1 - alphas_cumprod[t]).
 
-    ``levels`` follows DDIM's leading spacing with an offset, the grid of the CompVis sampler: times
-    floor(i N / S) + offset, so that S = 500, N = 1000, offset 1 gives 999, 997, ..., 1. Sampling ends at
+    ``levels`` follows, unless told otherwise, DDIM's leading spacing with an offset, the grid of the CompVis sampler:
+    times floor(i N / S) + offset, so that S = 500, N = 1000, offset 1 gives 999, 997, ..., 1. Sampling ends at
     entry 0 of the table, or at the clean image if ``end_clean`` (Song et al. 2021, arXiv 2010.02502;
     ``set_alpha_to_one`` in diffusers).
     With as many steps as there are times every time is used and the end is clean. Between two times log(sigma / alpha)
@@ -93,12 +101,18 @@ class DiscreteSchedule(Schedule):
         alpha = 1 / math.hypot(1.0, ratio)
         return Level(float(time), alpha, ratio * alpha)
 
-    def levels(self, num_steps: int) -> list[Level]:
+    def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
         n = len(self.alphas_cumprod)
         if not 1 <= num_steps <= n:
             raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 to {n}")
-        offset = self.steps_offset if num_steps < n else 0
-        times = [min(i * n // num_steps + offset, n - 1) for i in reversed(range(num_steps))]
+        steps = range(num_steps)
+        if spacing == "linspace":
+            times = [round(time) for time in np.linspace(0, n - 1, num_steps)[::-1].tolist()]
+        elif spacing == "trailing":
+            times = [round(n - i * n / num_steps) - 1 for i in steps]
+        else:
+            offset = self.steps_offset if num_steps < n else 0
+            times = [min(i * n // num_steps + offset, n - 1) for i in reversed(steps)]
         end = -1 if self.end_clean or times[-1] == 0 else 0
         return [self.level(time) for time in [*times, end]]
 
@@ -122,7 +136,8 @@ class EqualDecrements(DiscreteSchedule):
     them up in the wrong place, and they only ever count in the S - 1 (as one). Its ``n`` counts levels: n = S + 1.
     """
 
-    def levels(self, num_steps: int) -> list[Level]:
+    def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
+        _own_spacing(spacing)
         alphas = np.sqrt(np.asarray(self.alphas_cumprod))
         last = len(alphas) - 1
         end = int(np.argmax(alphas < 0.01)) or last
@@ -155,7 +170,8 @@ class Edm(Schedule):
     def level(self, time: float) -> Level:
         return Level(time, 1.0, time)
 
-    def levels(self, num_steps: int) -> list[Level]:
+    def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
+        _own_spacing(spacing)
         if num_steps < 1:
             raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 and more")
         roots = np.linspace(self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho), num_steps)
@@ -178,7 +194,8 @@ class FlowMatching(Schedule):
     def level(self, time: float) -> Level:
         return Level(time, 1 - time, time)
 
-    def levels(self, num_steps: int) -> list[Level]:
+    def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
+        _own_spacing(spacing)
         if num_steps < 1:
             raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 and more")
         times = [1 - i / num_steps for i in range(num_steps + 1)]
@@ -186,6 +203,12 @@ class FlowMatching(Schedule):
 
     def at_ratio(self, ratio: float) -> Level:
         return self.level(1.0 if math.isinf(ratio) else ratio / (1 + ratio))
+
+
+def _own_spacing(spacing: Spacing | None) -> None:
+    if spacing is not None:
+        what = f"timestep_spacing={spacing} is of schedules that are a table of times"
+        raise RequestError(f"{what}, which this one is not; allowed: null")
 
 
 def scaled_linear(

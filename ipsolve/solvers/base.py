@@ -42,6 +42,9 @@ class Cost:
 class Solver(ABC):
     """A published method. Its fields are its hyper-parameters, with the names, defaults and ranges of the paper.
 
+    ``num_steps`` and ``timestep_spacing`` mean the same in every method that walks down the levels of the prior's
+    schedule: how many, and which, :meth:`ipsolve.priors.schedules.Schedule.levels`.
+
     ``solve`` treats every image of a batch on its own: norms, step sizes and stops are per image, and random
     numbers come from the image's own stream. It runs with autograd off, except where it takes a gradient.
 

@@ -17,7 +17,6 @@ from ipsolve.conventions import from_uint8, to_uint8
 from ipsolve.operators import LinearOperator, Operator, parse_task
 from ipsolve.operators.compressed_sensing import SubsampledTransform
 from ipsolve.operators.mask import Mask
-from ipsolve.operators.motion_kernels import motion_kernels
 from ipsolve.randomness import image_rng
 from ipsolve.requests.errors import RequestError
 
@@ -58,7 +57,8 @@ def test_super_resolution_is_antialiased_bicubic(x: Tensor, factor: int) -> None
 def test_motion_blur_is_a_convolution(x: Tensor, boundary: str) -> None:
     task = {"operator": "motion_blur", "kernel_size": 9, "boundary": boundary}
     y = draw(task, x).forward(x)
-    kernel = motion_kernels(9, 0.5, image_rng(0, IDS, "operator"), x.dtype)
+    family = parse_task(task).operator.family(tuple(x.shape[1:]), x.dtype)
+    kernel = family.parameters(image_rng(0, IDS, "operator"))["kernel"]
     padded = torch.nn.functional.pad(x, (4, 4, 4, 4), mode=boundary)
     for i in range(2):
         flipped = kernel[i].flip(0, 1)[None, None]  # torch correlates
@@ -137,18 +137,22 @@ def test_random_boxes_keep_their_margin() -> None:
     assert columns.any(0).nonzero().flatten().tolist() == list(range(3, 17))
 
 
-@pytest.mark.parametrize("quality", [10, 50, 90])
-def test_jpeg_is_what_pillow_writes(quality: int) -> None:
-    picture = data.astronaut()[:128, 160:288]
+@pytest.mark.parametrize("quality", [10, 30, 50, 75, 90])
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:0", None])
+@pytest.mark.parametrize("sides", [(128, 128), (120, 72)], ids=["whole", "padded"])
+def test_jpeg_is_what_pillow_writes(quality: int, sampling: str | None, sides: tuple[int, int]) -> None:
+    """In both samplings, by default in Pillow's, and where half the image is no whole number of blocks."""
+    picture = data.astronaut()[: sides[0], 160 : 160 + sides[1]]
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling=0)
+    Image.fromarray(picture).save(file, "JPEG", quality=quality, **({"subsampling": sampling} if sampling else {}))
     expected = np.asarray(Image.open(file)).astype(int)
-    x = from_uint8(torch.from_numpy(picture)).permute(2, 0, 1)[None].double()
-    y = parse_task({"operator": "jpeg", "quality": quality}).operator.draw(
-        (3, 128, 128), image_rng(0, ["a"], "operator")
-    )
-    found = to_uint8(y.forward(x.float()))[0].permute(1, 2, 0).numpy().astype(int)
-    assert np.abs(found - expected).mean() <= 1.2  # of 255: Pillow rounds to bytes in YCbCr and again in RGB
+    x = from_uint8(torch.from_numpy(picture.copy())).permute(2, 0, 1)[None]
+    task = {"operator": "jpeg", "quality": quality} | ({"subsampling": sampling} if sampling else {})
+    y = parse_task(task).operator.draw((3, *sides), image_rng(0, ["a"], "operator")).forward(x)
+    error = np.abs(to_uint8(y)[0].permute(1, 2, 0).numpy().astype(int) - expected)
+    assert error.mean() <= 1.2  # of 255: Pillow rounds to bytes in YCbCr and again in RGB
+    for edge in (error[-2:], error[:, -2:]):
+        assert edge.mean() <= 2.5
 
 
 def test_the_largest_kernels_fold_back_exactly() -> None:

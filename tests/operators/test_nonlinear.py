@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipsolve.operators import Operator, OperatorSpec, parse_task
+from ipsolve.operators import Operator, OperatorSpec, describe_task, parse_task
 from ipsolve.randomness import image_rng
+from ipsolve.runs.config import read_yaml
 
 from .conftest import shape_for
 
@@ -69,7 +70,7 @@ def test_saturation_clips_and_passes_gradients_inside(draw: Draw, ids: list[str]
 
 
 def test_jpeg_at_full_quality_is_nearly_the_identity(draw: Draw, ids: list[str], x: Tensor) -> None:
-    operator = draw(parse_task({"operator": "jpeg", "quality": 100}).operator, ids)
+    operator = draw(parse_task({"operator": "jpeg", "quality": 100, "subsampling": "4:4:4"}).operator, ids)
     error = (operator.forward(x) - x).square().mean().sqrt() * 127.5
     assert 0 < error < 1  # of 255; coefficients are rounded to integers
 
@@ -77,7 +78,7 @@ def test_jpeg_at_full_quality_is_nearly_the_identity(draw: Draw, ids: list[str],
 def test_jpeg_keeps_what_it_wrote_and_loses_more_at_lower_quality(draw: Draw, ids: list[str], x: Tensor) -> None:
     errors = []
     for quality in (95, 75, 50, 10):
-        operator = draw(parse_task({"operator": "jpeg", "quality": quality}).operator, ids)
+        operator = draw(parse_task({"operator": "jpeg", "quality": quality, "subsampling": "4:4:4"}).operator, ids)
         y = operator.forward(x)
         torch.testing.assert_close(operator.forward(y), y, rtol=0, atol=1e-9)
         errors.append(float((y - x).square().mean()))
@@ -86,11 +87,34 @@ def test_jpeg_keeps_what_it_wrote_and_loses_more_at_lower_quality(draw: Draw, id
 
 def test_jpeg_passes_gradients_straight_through(draw: Draw, ids: list[str], x: Tensor) -> None:
     """The Jacobian is that of the chain without rounding, the identity."""
-    operator = draw(parse_task({"operator": "jpeg", "quality": 5}).operator, ids)
+    operator = draw(parse_task({"operator": "jpeg", "quality": 5, "subsampling": "4:4:4"}).operator, ids)
     weights = x.flip(-1)
     x.requires_grad_()
     (weights * operator.forward(x)).sum().backward()
     torch.testing.assert_close(x.grad, weights, rtol=0, atol=1e-10)
+
+
+def test_halved_chroma_leaves_grey_alone(draw: Draw, ids: list[str], x: Tensor) -> None:
+    """Of grey pictures nothing is halved: both samplings give the same, and J u = u for a grey u."""
+    grey = x.mean(1, keepdim=True).expand_as(x)
+    each = [draw(parse_task({"operator": "jpeg", "subsampling": s}).operator, ids) for s in ("4:4:4", "4:2:0")]
+    torch.testing.assert_close(each[0].forward(grey), each[1].forward(grey), rtol=0, atol=1e-12)
+    assert (each[0].forward(x) - each[1].forward(x)).abs().mean() > 0.01
+    weights, start = x.flip(-1), x.clone().requires_grad_()
+    (weights * each[1].forward(start)).sum().backward()
+    torch.testing.assert_close((start.grad * grey).sum(), (weights * grey).sum(), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:0"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_subsampling_may_stand_without_quotes(sampling: str, quote: str) -> None:
+    """YAML takes 4:2:0 for a number in base 60."""
+    text = (
+        f"{{operator: jpeg, subsampling: {quote}{sampling}{quote}}}"
+        if quote
+        else f"operator: jpeg\nsubsampling: {sampling}"
+    )
+    assert describe_task(parse_task(read_yaml(text)))["subsampling"] == sampling
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

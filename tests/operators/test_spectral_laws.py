@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from skimage import data
 from torch import Tensor
 
 from ipsolve.conventions import norm
-from ipsolve.operators import Operator, OperatorSpec, SpectralOperator
+from ipsolve.operators import Operator, OperatorSpec, SpectralOperator, parse_task
+from ipsolve.operators.base import damped_inverse
 from ipsolve.operators.matrix import Matrix
-from ipsolve.operators.separable import Separable
+from ipsolve.operators.separable import Separable, SeparableSpec
+from ipsolve.randomness import image_rng
 
 Draw = Callable[..., SpectralOperator]
 Measurements = Callable[[Operator], Tensor]
@@ -89,3 +93,57 @@ def test_separable_matrices_may_be_tall() -> None:
     torch.testing.assert_close(operator.pinv(y), expected, **EXACT)
     torch.testing.assert_close(operator.from_spectral(operator.to_spectral(x)), x, **EXACT)
     torch.testing.assert_close(operator.measurement_from_spectral(operator.measurement_to_spectral(y)), y, **EXACT)
+
+
+BLURS = [
+    {"operator": "gaussian_blur"},
+    {"operator": "gaussian_blur", "boundary": "circular", "std": 1.5},
+    {"operator": "motion_blur", "kernel_size": 61, "boundary": "circular"},
+]
+
+
+@pytest.mark.parametrize("task", BLURS, ids=lambda task: "-".join(map(str, task.values())))
+def test_float32_images_lose_nothing_to_a_pseudo_inverse(task: dict[str, object]) -> None:
+    """The noiseless A^+ A x of a photograph is as near to x from float32 measurements as from float64 ones.
+
+    To 0.25 dB where float64 has lost anything to speak of; above 90 dB what is left is the rounding of y itself.
+    """
+    picture = torch.from_numpy(data.astronaut()[:256, 100:356].copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    errors = []
+    for dtype in (torch.float32, torch.float64):
+        operator = parse_task(task).operator.draw((3, 256, 256), image_rng(0, ["a"], "operator"), dtype)
+        assert isinstance(operator, SpectralOperator)
+        x = picture.to(dtype)
+        back = operator.pinv(operator.forward(x))
+        c = operator.measurement_to_spectral(operator.forward(x))
+        gain = damped_inverse(operator.singular_values(), 0.0)
+        assert back.dtype == operator.singular_values().dtype == dtype
+        # what solvers do in coordinates
+        torch.testing.assert_close(
+            operator.from_spectral(gain * c), back, rtol=0, atol=2e-3 if dtype == torch.float32 else 1e-6
+        )
+        errors.append(-10 * math.log10(float((back - x).double().square().mean()) / 4))
+    assert errors[0] > min(errors[1] - 0.25, 90)
+
+
+def test_truncation_is_that_of_the_small_matrices() -> None:
+    """Of rows and of columns the directions with a singular value under 0.03 go, wherever their product is."""
+    spec = parse_task({"operator": "gaussian_blur", "truncation": 0.03}).operator
+    assert isinstance(spec, SeparableSpec)
+    operator, whole = (
+        parse_task({"operator": "gaussian_blur", "truncation": t}).operator.draw(
+            (1, 40, 40), image_rng(0, ["a"], "operator"), torch.float64
+        )
+        for t in (0.03, 0.0)
+    )
+    assert isinstance(operator, Separable)
+    assert isinstance(whole, Separable)
+    u, s, vt = torch.linalg.svd(torch.from_numpy(spec.matrix(40)))
+    kept = s >= 0.03
+    assert 0 < int(kept.sum()) < int((s > 1e-6).sum())
+    matrix = u[:, kept] * s[kept] @ vt[kept]
+    x = torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(operator.forward(x), matrix @ x @ matrix.T, **EXACT)
+    inverse = torch.linalg.pinv(matrix, rtol=1e-3)
+    torch.testing.assert_close(operator.pinv(x), inverse @ x @ inverse.T, rtol=1e-9, atol=1e-9)
+    assert operator.singular_values().count_nonzero() < whole.singular_values().count_nonzero()

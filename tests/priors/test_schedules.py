@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 from ipsolve.priors import DiscreteSchedule, Edm, FlowMatching, Schedule, cosine, linear, scaled_linear
 from ipsolve.priors.schedule_spec import SCHEDULES as NAMED
 from ipsolve.priors.schedule_spec import load_schedule
-from ipsolve.priors.schedules import mcgdiff
+from ipsolve.priors.schedules import Spacing, mcgdiff
 from ipsolve.requests.errors import RequestError
 
 LDM = scaled_linear(0.0015, 0.0195)
@@ -110,6 +110,33 @@ def test_agreement_with_diffusers(name: str, num_steps: int, offset: int, end_cl
     levels = ours.levels(num_steps)
     assert [level.time for level in levels[:-1]] == theirs.timesteps.tolist()
     assert levels[-1].alpha ** 2 == pytest.approx(float(theirs.final_alpha_cumprod), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 50, 100, 300, 1000])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_spacings_are_those_of_diffusers(spacing: Spacing, num_steps: int) -> None:
+    """But for leading where S does not divide N: theirs steps by floor(N / S) and leaves more of the noisy end out."""
+    theirs = DDIMScheduler(timestep_spacing=spacing, steps_offset=0)
+    theirs.set_timesteps(num_steps)
+    times = [level.time for level in linear().levels(num_steps, spacing)[:-1]]
+    if spacing != "leading" or 1000 % num_steps == 0:
+        assert times == theirs.timesteps.tolist()
+    assert times == sorted(set(times), reverse=True)
+    assert (times[0] == 999) == (spacing != "leading" or num_steps == 1000) or num_steps == 1
+    assert linear().levels(num_steps) == linear().levels(num_steps, "leading")
+
+
+def test_even_spacing_has_both_ends_and_a_clean_one_behind() -> None:
+    """999..0, as guided-diffusion respaces, also on a table whose sampling ends at entry 0."""
+    for schedule in (linear(), LDM):
+        levels = schedule.levels(100, "linspace")
+        assert (levels[0].time, levels[-2].time, levels[-1].sigma) == (999, 0, 0)
+
+
+@pytest.mark.parametrize("schedule", [Edm(), FlowMatching(), mcgdiff()])
+def test_schedules_without_a_table_of_times_have_their_own_spacing(schedule: Schedule) -> None:
+    with pytest.raises(RequestError, match=r"timestep_spacing=trailing is of .*; allowed: null$"):
+        schedule.levels(10, "trailing")
 
 
 @pytest.mark.parametrize("num_steps", [0, 1001])

@@ -15,7 +15,7 @@ from ipsolve.operators.matrix import Matrix
 from ipsolve.priors import Level, Prior, linear
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
-from ipsolve.priors.schedules import Edm, Schedule
+from ipsolve.priors.schedules import Edm, Schedule, Spacing
 from ipsolve.problem import Problem
 from ipsolve.randomness import image_rng
 from ipsolve.solvers import Solver
@@ -108,8 +108,8 @@ class Reparametrised(Schedule):
     def level(self, time: float) -> Level:
         return Level(time, 1.0, self.schedule.level(time).ratio)
 
-    def levels(self, num_steps: int) -> list[Level]:
-        return [self.level(t.time) for t in self.schedule.levels(num_steps)]
+    def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
+        return [self.level(t.time) for t in self.schedule.levels(num_steps, spacing)]
 
     def at_ratio(self, ratio: float) -> Level:
         return self.level(self.schedule.at_ratio(ratio).time)

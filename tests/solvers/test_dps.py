@@ -91,7 +91,7 @@ def test_presets_name_every_field() -> None:
     for preset in DPS.PRESETS:
         assert DPS.PRESETS[preset].keys() == {field.name for field in dataclasses.fields(DPS)}
     chosen = parse_solver({"solver": "dps", "preset": "random_inpainting", "num_steps": 10})
-    assert chosen == DPS(num_steps=10, zeta=0.5, clip_denoised=True)
+    assert chosen == DPS(num_steps=10, timestep_spacing="linspace", zeta=0.5, clip_denoised=True)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "tv": {"num_steps": 5},
     "score_ald": {"num_steps": 4, "langevin_steps": 2},
     "score_sde": {"num_steps": 4},
-    "ilvr": {"num_steps": 4, "range_t": 1},
+    "ilvr": {"num_steps": 4, "range_t": 0},
     "ddrm": {"num_steps": 6},
     "ddnm": {"num_steps": 6, "travel_length": 2, "travel_repeat": 2},
     "dps": {"num_steps": 6},

@@ -101,7 +101,8 @@ def test_the_ae_form_is_for_latent_priors() -> None:
 def test_mpgd_presets_name_every_field() -> None:
     for preset in MPGD.PRESETS:
         assert MPGD.PRESETS[preset].keys() == {field.name for field in fields(MPGD)}
-    assert parse_solver({"solver": "mpgd", "preset": "sr4_100"}) == MPGD()
+    published = MPGD(timestep_spacing="leading", clip_denoised=True)
+    assert parse_solver({"solver": "mpgd", "preset": "sr4_100"}) == published
 
 
 def dsg_step(gauss: GaussianProblem, x: Tensor, step: Step, z: Tensor, rate: float) -> Tensor:

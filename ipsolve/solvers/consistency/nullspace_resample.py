@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.citation import Citation
+from ipsolve.priors.schedules import Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -100,6 +101,7 @@ class NullspaceReSample(Solver):
     }
 
     num_steps: Annotated[int, Field(ge=2)] = 100
+    timestep_spacing: Spacing | None = None
     phase_boundaries: PhaseBoundaries = (1 / 3, 2 / 3)
     phase_order: Literal["latent_then_pixel", "pixel_then_latent"] = "latent_then_pixel"
     projection_interval: Annotated[int, Field(ge=1)] = 5
@@ -135,7 +137,7 @@ class NullspaceReSample(Solver):
 
     def solve(self, problem: Problem) -> Tensor:
         prior = problem.prior
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         z = levels[0].sigma * problem.noise()
         for step, (t, s) in enumerate(pairwise(levels)):
             z_0 = prior.denoise(z, t)

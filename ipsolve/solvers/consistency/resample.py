@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.priors.base import Prior
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -81,6 +81,7 @@ class ReSample(Solver):
     }
 
     num_steps: Annotated[int, Field(ge=2)] = 500
+    timestep_spacing: Spacing | None = None
     phase_boundaries: PhaseBoundaries = (1 / 3, 2 / 3)
     consistency_interval: Annotated[int, Field(ge=1)] = 10
     gamma: Annotated[float, Field(gt=0)] = 40.0
@@ -116,7 +117,7 @@ class ReSample(Solver):
 
     def solve(self, problem: Problem) -> Tensor:
         prior = problem.prior
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         z = levels[0].sigma * problem.noise()
         for step, (t, s) in enumerate(pairwise(levels)):
             z = self._guided_step(problem, z, t, s)

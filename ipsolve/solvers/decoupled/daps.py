@@ -83,13 +83,11 @@ class DAPS(Solver):
         **{task: {"lr": 1e-4} for task in ("super_resolution", "gaussian_blur", "random_inpainting")},
         **{task: {"lr": 5e-5} for task in ("box_inpainting", "motion_blur", "phase_retrieval")},
         "hdr": {"lr": 2e-5},
-        "nonlinear_blur": {"lr": 1e-5, "langevin_steps": 200},
         "latent_super_resolution": _latent(24, 1.35e-4, 0.023, 0.86),
         "latent_gaussian_blur": _latent(35, 2.7e-6, 0.95, 0.95),
         "latent_motion_blur": _latent(49, 2.4e-5, 0.041, 0.45),
         "latent_random_inpainting": _latent(38, 8.4e-6, 0.013, 0.92),
         "latent_box_inpainting": _latent(15, 9.02e-6, 0.13, 0.74),
-        "latent_nonlinear_blur": _latent(80, 3.71e-6, 0.024, 0.91),
         "latent_hdr": _latent(38, 4.52e-6, 0.015, 0.58),
         "latent_phase_retrieval": _latent(65, 2.1e-5, 0.12, 0.41),
     }

@@ -71,12 +71,10 @@ class DCDP(Solver):
         "super_resolution": _published(10, 1e3, 400, _QUARTER),
         "inpainting": _published(20, 1e3, 700, iterations=50),
         "blur": _published(10, 1e5, 400),
-        "nonlinear_blur": _published(200, 300, 1000, end_time=50),
         "latent_super_resolution": _published(10, 1e3, 400, _QUARTER, space="latent"),
         "latent_inpainting": _published(20, 1e3, 500, iterations=50, space="latent"),
         "latent_motion_blur": _published(10, 1e5, 400),
         "latent_gaussian_blur": _published(4, 1e5, 400, iterations=250),
-        "latent_nonlinear_blur": _published(10, 5e3, 1000, end_time=50, space="latent"),
     }
 
     num_steps: Annotated[int, Field(ge=1)] = 10

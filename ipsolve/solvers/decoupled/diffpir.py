@@ -29,9 +29,9 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.conventions import per_image, squared_norm
-from ipsolve.operators.base import LinearOperator
+from ipsolve.operators.base import LinearOperator, require
 from ipsolve.operators.tasks import Task
-from ipsolve.priors.schedules import Level, Schedule
+from ipsolve.priors.schedules import Level, Schedule, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
@@ -75,6 +75,7 @@ class DiffPIR(Solver):
     }
 
     num_steps: Annotated[int, Field(ge=1)] = 100
+    timestep_spacing: Spacing | None = None
     lambda_: Annotated[float, Field(ge=0)] = 1.0
     zeta: Annotated[float, Field(ge=0, le=1)] = 0.1
     min_noise_std: Annotated[float, Field(ge=0)] = 0.001
@@ -82,6 +83,12 @@ class DiffPIR(Solver):
     skip: Literal["uniform", "quadratic"] = "uniform"
     prox_iterations: Annotated[int, Field(ge=1)] = 20
     prox_lr: Annotated[float, Field(gt=0)] = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.skip == "uniform" or self.timestep_spacing is None,
+            "timestep_spacing: is of skip=uniform; the quadratic grid has its own",
+        )
 
     def cost(self, traits: Traits) -> Cost:
         calls = self.num_steps if self.skip == "uniform" else len(self._quadratic())
@@ -115,7 +122,7 @@ class DiffPIR(Solver):
 
     def _levels(self, schedule: Schedule) -> list[Level]:
         if self.skip == "uniform":
-            return schedule.levels(self.num_steps)
+            return schedule.levels(self.num_steps, self.timestep_spacing)
         return [*(schedule.thousandth(1000 - i) for i in self._quadratic()), schedule.levels(1)[-1]]
 
     def _quadratic(self) -> list[int]:

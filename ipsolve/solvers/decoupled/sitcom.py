@@ -32,7 +32,7 @@ from torch import Tensor
 from ipsolve.citation import Citation
 from ipsolve.conventions import squared_norm
 from ipsolve.priors.base import Prior
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -67,6 +67,7 @@ class SITCOM(Solver):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"official": {"iterations": 30, "lr": 0.02, "clip": True}}
 
     num_steps: Annotated[int, Field(ge=1)] = 20
+    timestep_spacing: Spacing | None = None
     iterations: Annotated[int, Field(ge=1)] = 20
     lambda_: Annotated[float, Field(ge=0)] = 0.0
     lr: Annotated[float, Field(gt=0)] = 0.01
@@ -83,7 +84,7 @@ class SITCOM(Solver):
 
     def solve(self, problem: Problem) -> Tensor:
         prior = problem.prior
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         x_t = initial_state(problem, levels[0])
         x_0 = x_t  # replaced in the first step
         for t, s in pairwise(levels):

@@ -16,8 +16,9 @@ the ancestral step has already reached.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -25,20 +26,21 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.operators.base import LinearOperator
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
-from ipsolve.solvers.steps.diffusion import ddim_step, initial_state, noise_in, transition_variance
+from ipsolve.solvers.steps.diffusion import clipped, ddim_step, initial_state, noise_in, transition_variance
 
 
 @SOLVERS.register
 @dataclass(frozen=True, config={"extra": "forbid"})
 class DMPS(Solver):
-    """DMPS.
+    """DMPS. The preset ``official`` is the setting of the authors' code.
 
     Args:
         guidance_scale: lambda; 1 is the score as derived, the paper uses 1.75 for every task.
+        clip_denoised: clip x_0 to [-1, 1] as the authors' code does; for priors of images.
     """
 
     name: ClassVar[str] = "dmps"
@@ -51,18 +53,24 @@ class DMPS(Solver):
     )
     requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "official": {"num_steps": 1000, "guidance_scale": 1.75, "clip_denoised": True},
+    }
+
     num_steps: Annotated[int, Field(ge=1)] = 1000
+    timestep_spacing: Spacing | None = None
     guidance_scale: Annotated[float, Field(ge=0)] = 1.75
+    clip_denoised: bool = False
 
     def cost(self, traits: Traits) -> Cost:
         return Cost(denoiser=self.num_steps)
 
     def solve(self, problem: Problem) -> Tensor:
         operator, prior = problem.linear_operator, problem.prior
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         x = initial_state(problem, levels[0])
         for t, s in pairwise(levels):
-            x_0 = prior.denoise(x, t)
+            x_0 = clipped(prior.denoise(x, t), self.clip_denoised)
             noise = problem.noise()
             x_s = ddim_step(x_0, noise_in(x, x_0, t), t, s, eta=1.0, noise=noise)
             if t.alpha > 0:  # y says nothing about pure noise

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.citation import Citation
+from ipsolve.priors.schedules import Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -43,6 +44,7 @@ class LatentDPS(Solver):
     citation: ClassVar[Citation] = DPS.citation  # its latent form: Rout et al. 2023
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
+    timestep_spacing: Spacing | None = None
     guidance_scale: Annotated[float, Field(ge=0)] = 0.5
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_update_rms: Annotated[float, Field(gt=0)] | None = None
@@ -58,6 +60,7 @@ class LatentDPS(Solver):
             problem,
             lambda z_0: self.guidance_scale * problem.distance(z_0),
             num_steps=self.num_steps,
+            timestep_spacing=self.timestep_spacing,
             eta=self.eta,
             max_update_rms=self.max_update_rms,
         )

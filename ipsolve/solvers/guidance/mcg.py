@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.citation import Citation
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -54,6 +54,7 @@ class MCG(Solver):
     requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
+    timestep_spacing: Spacing | None = None
     zeta: Annotated[float, Field(ge=0)] = 1.0
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     clip_denoised: bool = False
@@ -71,6 +72,7 @@ class MCG(Solver):
             problem,
             lambda x_0: self.zeta * problem.distance(x_0),
             num_steps=self.num_steps,
+            timestep_spacing=self.timestep_spacing,
             eta=self.eta,
             clip_denoised=self.clip_denoised,
             project=project,

@@ -26,7 +26,7 @@ from ipsolve.citation import Citation
 from ipsolve.conventions import per_image
 from ipsolve.linalg import conjugate_gradient
 from ipsolve.operators.base import LinearOperator
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -55,6 +55,7 @@ class MMPS(Solver):
     requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 100
+    timestep_spacing: Spacing | None = None
     iterations: Annotated[int, Field(ge=1)] = 5
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
 
@@ -64,7 +65,7 @@ class MMPS(Solver):
 
     def solve(self, problem: Problem) -> Tensor:
         operator, prior = problem.linear_operator, problem.prior
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         x_t = initial_state(problem, levels[0])
         for t, s in pairwise(levels):
             x_0 = self._posterior_mean(problem, operator, x_t, t)

@@ -15,7 +15,7 @@ For latent priors the autoencoder keeps the gradient on the manifold of images, 
 As in the authors' code the ae form counts in the middle of the trajectory only and with a smaller scale; elsewhere its
 gradient is that of ||y - A(x_0)||. There the diffusion is in pixels beside an autoencoder that serves the gradient
 alone, and the z form has window and scale too; here the state is the latent, so that z is the paper's form for latent
-diffusion throughout and ae has to encode its image. The code also clips x_0 to [-1, 1], which is not followed.
+diffusion throughout and ae has to encode its image.
 """
 
 from __future__ import annotations
@@ -31,25 +31,38 @@ from torch import Tensor
 from ipsolve.citation import Citation
 from ipsolve.conventions import norm
 from ipsolve.operators.tasks import Task
+from ipsolve.priors.schedules import Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
-from ipsolve.solvers.steps.diffusion import ddim_step, gradient, initial_state, noise_in, vp_scale
+from ipsolve.solvers.steps.diffusion import clipped, ddim_step, gradient, initial_state, noise_in, vp_scale
 
 AE_WINDOW = (0.3, 0.5)  # where, in remaining steps over all, the ae form is on
 AE_SCALE = 0.0075  # of its c there; both from the authors' code
 
 
+def _official(
+    num_steps: int, guidance_scale: float, manifold: str = "z", clip_denoised: bool = False
+) -> dict[str, Any]:
+    grid = {"num_steps": num_steps, "timestep_spacing": "leading", "clip_denoised": clip_denoised}
+    return {**grid, "guidance_scale": guidance_scale, "eta": 0.5, "manifold": manifold}
+
+
 @SOLVERS.register
 @dataclass(frozen=True, config={"extra": "forbid"})
 class MPGD(Solver):
-    """MPGD with any differentiable operator. Presets are those of the authors' code for super-resolution by 4.
+    """MPGD with any differentiable operator.
+
+    Presets are those of the authors' code for super-resolution by 4: ``sr4_*`` of its form without projection
+    (``mpgd_wo_proj``), for pixel priors, ``z_sr4_*`` and ``ae_sr4_*`` of the other two, whose scales are of the code's
+    forms of them (above).
 
     Args:
         guidance_scale: c.
         eta: of the DDIM steps.
         manifold: for latent priors, where the gradient is taken; a pixel prior has the one form, ``z`` with D = I.
+        clip_denoised: clip x_0 to [-1, 1] as the authors' code does; for pixel priors of images.
     """
 
     name: ClassVar[str] = "mpgd"
@@ -62,18 +75,23 @@ class MPGD(Solver):
         arxiv="2311.16424",
     )
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "sr4_20": {"num_steps": 20, "guidance_scale": 17.5, "eta": 0.5, "manifold": "z"},
-        "sr4_50": {"num_steps": 50, "guidance_scale": 7.5, "eta": 0.5, "manifold": "z"},
-        "sr4_100": {"num_steps": 100, "guidance_scale": 4.0, "eta": 0.5, "manifold": "z"},
-        "ae_sr4_20": {"num_steps": 20, "guidance_scale": 20.0, "eta": 0.5, "manifold": "ae"},
-        "ae_sr4_50": {"num_steps": 50, "guidance_scale": 10.0, "eta": 0.5, "manifold": "ae"},
-        "ae_sr4_100": {"num_steps": 100, "guidance_scale": 5.0, "eta": 0.5, "manifold": "ae"},
+        "sr4_20": _official(20, 17.5, clip_denoised=True),
+        "sr4_50": _official(50, 7.5, clip_denoised=True),
+        "sr4_100": _official(100, 4.0, clip_denoised=True),
+        "z_sr4_20": _official(20, 20.0, "z"),
+        "z_sr4_50": _official(50, 10.0, "z"),
+        "z_sr4_100": _official(100, 5.0, "z"),
+        "ae_sr4_20": _official(20, 20.0, "ae"),
+        "ae_sr4_50": _official(50, 10.0, "ae"),
+        "ae_sr4_100": _official(100, 5.0, "ae"),
     }
 
     num_steps: Annotated[int, Field(ge=1)] = 100
+    timestep_spacing: Spacing | None = None
     guidance_scale: Annotated[float, Field(ge=0)] = 4.0
     eta: Annotated[float, Field(ge=0, le=1)] = 0.5
     manifold: Literal["z", "ae"] = "z"
+    clip_denoised: bool = False
 
     def cost(self, traits: Traits) -> Cost:
         n = self.num_steps
@@ -85,7 +103,8 @@ class MPGD(Solver):
         return Cost(denoiser=n, decoder=n + through + 1, decoder_backward=through, encoder=n + through)
 
     def needs(self) -> Traits:
-        return super().needs() | ({"latent"} if self.manifold == "ae" else set())
+        wanted = ({"latent"} if self.manifold == "ae" else set()) | ({"pixel"} if self.clip_denoised else set())
+        return super().needs() | wanted
 
     def check(self, task: Task, prior: Traits) -> None:
         if self.manifold == "ae" and "latent" not in prior:
@@ -98,10 +117,10 @@ class MPGD(Solver):
 
     def solve(self, problem: Problem) -> Tensor:
         prior = problem.prior
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         z = initial_state(problem, levels[0])
         for step, (t, s) in enumerate(pairwise(levels)):
-            z_0 = prior.denoise(z, t)
+            z_0 = clipped(prior.denoise(z, t), self.clip_denoised)
             eps = noise_in(z, z_0, t)
             noise = problem.noise()
             scale = self.guidance_scale * vp_scale(s) / s.alpha

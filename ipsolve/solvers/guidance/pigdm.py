@@ -33,7 +33,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.citation import Citation
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -66,6 +66,7 @@ class PiGDM(Solver):
     requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 100
+    timestep_spacing: Spacing | None = None
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     guidance_weight: Annotated[float, Field(ge=0)] = 1.0
     adaptive_weight: bool = True
@@ -78,7 +79,7 @@ class PiGDM(Solver):
     def solve(self, problem: Problem) -> Tensor:
         operator, prior = problem.linear_operator, problem.prior
         y, sigma_y = problem.y, problem.noise_std
-        levels = prior.schedule.levels(self.num_steps)[-self._steps_run() - 1 :]
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)[-self._steps_run() - 1 :]
         x_t = initial_state(problem, levels[0])
         if self.start < 1:
             x_t = x_t + levels[0].alpha * operator.pinv(y, sigma_y**2 / self._variance(levels[0]))

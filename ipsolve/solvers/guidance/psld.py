@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.conventions import norm
+from ipsolve.priors.schedules import Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -51,6 +52,7 @@ class PSLD(Solver):
     requires: ClassVar[Traits] = frozenset({"linear", "latent"})
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
+    timestep_spacing: Spacing | None = None
     measurement_weight: Annotated[float, Field(ge=0)] = 0.1
     gluing_weight: Annotated[float, Field(ge=0)] = 0.1
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -78,6 +80,7 @@ class PSLD(Solver):
             problem,
             objective,
             num_steps=self.num_steps,
+            timestep_spacing=self.timestep_spacing,
             eta=self.eta,
             max_update_rms=self.max_update_rms,
         )

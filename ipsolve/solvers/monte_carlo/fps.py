@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.conventions import per_image
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.randomness import ImageRng
 from ipsolve.requests.traits import Traits
@@ -67,6 +67,7 @@ class FPS(FilteringSolver):
     }
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
+    timestep_spacing: Spacing | None = None
     num_particles: Annotated[int, Field(ge=1)] = 5
     c_rate: Annotated[float, Field(ge=0, le=1)] | None = 0.95
     eta: Annotated[float, Field(gt=0, le=1)] = 1.0

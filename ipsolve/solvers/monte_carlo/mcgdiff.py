@@ -36,7 +36,7 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.conventions import per_image
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem, Solution
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost
@@ -73,6 +73,7 @@ class MCGDiff(ParticleSolver):
     }
 
     num_steps: Annotated[int, Field(ge=1)] = 100
+    timestep_spacing: Spacing | None = None
     num_particles: Annotated[int, Field(ge=1)] = 64
     eta: Annotated[float, Field(gt=0, le=1)] = 1.0
     kappa: Annotated[float, Field(gt=0)] = 1e-4
@@ -81,7 +82,7 @@ class MCGDiff(ParticleSolver):
         return Cost(denoiser=self.num_steps * self.num_particles)
 
     def solve(self, problem: Problem) -> Solution:
-        swarm, levels = self.swarm(problem), problem.prior.schedule.levels(self.num_steps)
+        swarm, levels = self.swarm(problem), problem.prior.schedule.levels(self.num_steps, self.timestep_spacing)
         guides = self._guides(problem, levels)
         x = guides[0].first_states(swarm.spectral_operator, levels[0], self.noise(problem))
         for along, guiding in zip(pairwise(levels), pairwise(guides), strict=True):

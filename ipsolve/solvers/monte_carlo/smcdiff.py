@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.conventions import per_image
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.randomness import ImageRng
 from ipsolve.requests.traits import Traits
@@ -62,6 +62,7 @@ class SMCDiff(FilteringSolver):
     requires: ClassVar[Traits] = frozenset({"linear", "spectral", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 100
+    timestep_spacing: Spacing | None = None
     num_particles: Annotated[int, Field(ge=1)] = 64
     eta: Annotated[float, Field(gt=0, le=1)] = 1.0
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.conventions import squared_norm
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem, Solution, systematic
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost
@@ -58,6 +58,7 @@ class TDS(ParticleSolver):
     )
 
     num_steps: Annotated[int, Field(ge=1)] = 100
+    timestep_spacing: Spacing | None = None
     num_particles: Annotated[int, Field(ge=1)] = 16
     eta: Annotated[float, Field(gt=0, le=1)] = 1.0
     tau: Annotated[float, Field(gt=0)] | None = None
@@ -72,7 +73,7 @@ class TDS(ParticleSolver):
 
     def solve(self, problem: Problem) -> Solution:
         swarm, cloud = self.swarm(problem), (problem.batch_size, self.num_particles)
-        levels = problem.prior.schedule.levels(self.num_steps)
+        levels = problem.prior.schedule.levels(self.num_steps, self.timestep_spacing)
         x = levels[0].sigma * self.noise(problem)
         log_weights = x.new_zeros(cloud)
         themselves = torch.arange(self.num_particles, device=x.device)

@@ -32,7 +32,7 @@ from torch import Tensor
 from ipsolve.citation import Citation
 from ipsolve.conventions import per_image
 from ipsolve.operators.base import LinearOperator, SpectralOperator
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -66,6 +66,7 @@ class DDNM(Solver):
     requires: ClassVar[Traits] = frozenset({"linear"})
 
     num_steps: Annotated[int, Field(ge=1)] = 100
+    timestep_spacing: Spacing | None = None
     eta: Annotated[float, Field(ge=0, le=1)] = 0.85
     noise_aware: bool = True
     noise_rule: Literal["spectral", "scalar"] = "spectral"
@@ -80,7 +81,7 @@ class DDNM(Solver):
         operator, prior = problem.linear_operator, problem.prior
         # None: A^+ is exact
         y, sigma_y = problem.y, problem.noise_std if self.noise_aware and not problem.noiseless else None
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         z = initial_state(problem, levels[0])
         x_0 = y  # replaced in the first step
         for i, j in time_travel(self.num_steps, self.travel_length, self.travel_repeat):

@@ -9,7 +9,12 @@ coordinates V^T x_s / alpha_s, with y_i = (U^T y)_i, r = sigma_s / alpha_s, x_0 
 
 Sampling starts from N(y / s_i, r^2 - (sigma_y / s_i)^2) where r s_i >= sigma_y and from N(0, r^2) elsewhere. All of it
 is computed times alpha_s, so that levels of pure noise (alpha = 0) are included. Coordinates may be complex; directions
-below the operator's ``rank_tolerance`` count as s_i = 0 (the authors' code drops those below 1e-3).
+below the operator's ``rank_tolerance`` count as s_i = 0. (The authors' code drops those below 0.03 of each axis of a
+blur, ``truncation`` of that operator, and below 1e-3 of dense matrices.)
+
+The authors' code has > for >= : where r s_i = sigma_y it treats a direction as one with s_i = 0. That happens in one
+place, the step to the clean image, r = 0, without noise: the paper's answer is then y / s_i where A sees, the code's is
+x_0, which does not meet the measurement (``strict``).
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from torch import Tensor
 from ipsolve.citation import Citation
 from ipsolve.conventions import per_image
 from ipsolve.operators.base import SpectralOperator
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -44,6 +49,7 @@ class DDRM(Solver):
         eta: share of fresh noise in directions that y measures worse than the level's noise (eta_A in the code).
         eta_b: weight of y in directions that it measures better.
         eta_c: share of fresh noise in directions that A does not see; null is ``eta``.
+        strict: > instead of >=, as in the authors' code (above); it changes noiseless results alone.
     """
 
     name: ClassVar[str] = "ddrm"
@@ -58,16 +64,18 @@ class DDRM(Solver):
     requires: ClassVar[Traits] = frozenset({"linear", "spectral", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 20
+    timestep_spacing: Spacing | None = None
     eta: Share = 0.85
     eta_b: Share = 1.0
     eta_c: Share | None = None
+    strict: bool = False
 
     def cost(self, traits: Traits) -> Cost:
         return Cost(denoiser=self.num_steps)
 
     def solve(self, problem: Problem) -> Tensor:
         operator, prior = problem.spectral_operator, problem.prior
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         x = self._start(operator, problem, initial_state(problem, levels[0]), levels[0])
         for t, s in pairwise(levels):
             x_0 = prior.denoise(x, t)
@@ -81,7 +89,7 @@ class DDRM(Solver):
         carried = t.alpha * per_image(problem.noise_std, y) * inverse  # noise std that y / s_i brings
         share = (1 - (carried / t.sigma).square()).clamp_min(0).sqrt()
         c = operator.to_spectral(x)
-        known = (inverse > 0) & (carried <= t.sigma)
+        known = (inverse > 0) & self._better(carried, t)
         return set_coordinates(operator, x, torch.where(known, t.alpha * inverse * y + share * c, c))
 
     def _step(
@@ -99,4 +107,9 @@ class DDRM(Solver):
         if not problem.noiseless:
             weak = renoise(c_0, (y - singular * c_0) / sigma_y, s, self.eta, fresh)
             c = torch.where(carried <= s.sigma, c, weak)
-        return set_coordinates(operator, unseen, torch.where(inverse > 0, c, operator.to_spectral(unseen)))
+        seen = (inverse > 0) & (self._better(carried, s) | (carried > s.sigma))
+        return set_coordinates(operator, unseen, torch.where(seen, c, operator.to_spectral(unseen)))
+
+    def _better(self, carried: Tensor, s: Level) -> Tensor:
+        """Return where y measures better than the level's noise."""
+        return carried < s.sigma if self.strict else carried <= s.sigma

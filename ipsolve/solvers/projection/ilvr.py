@@ -11,32 +11,38 @@ then phi(y_s) = A^+ (alpha_s y + sigma_s A n) and the update is that of Score-SD
 Langevin corrections. The noise of y is copied into the image.
 
 Departure of the authors' code that is not followed: it noises the reference to level t, one step above the x_s it is
-put into.
+put into. The rest is in the fields: it clips x_0, spaces the times evenly and, with ``range_t`` 0, leaves the last step
+free.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.citation import Citation
+from ipsolve.priors.schedules import Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
-from ipsolve.solvers.steps.diffusion import ddim_step, initial_state, noise_in, replace_measured
+from ipsolve.solvers.steps.diffusion import clipped, ddim_step, initial_state, noise_in, replace_measured
 
 
 @SOLVERS.register
 @dataclass(frozen=True, config={"extra": "forbid"})
 class ILVR(Solver):
-    """ILVR.
+    """ILVR. The preset ``official`` is the setting that the authors' code is published with.
 
     Args:
-        range_t: number of last steps without conditioning, in which the prior is free to alter what A measures.
+        range_t: steps are counted down to 0, the last, and those up to ``range_t`` are without conditioning, as in the
+            authors' code: in ``range_t`` + 1 steps the prior is free to alter what A measures. Null conditions every
+            step, which is Algorithm 1.
+        clip_denoised: clip x_0 to [-1, 1], the range of images.
         signal_std: assumed std of image values; damps A^+ by (noise_std / signal_std)^2. Null is the exact A^+.
     """
 
@@ -51,8 +57,14 @@ class ILVR(Solver):
     )
     requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "official": {"num_steps": 100, "timestep_spacing": "linspace", "range_t": 20, "clip_denoised": True},
+    }
+
     num_steps: Annotated[int, Field(ge=1)] = 100
-    range_t: Annotated[int, Field(ge=0)] = 0
+    timestep_spacing: Spacing | None = None
+    range_t: Annotated[int, Field(ge=0)] | None = None
+    clip_denoised: bool = False
     signal_std: Annotated[float, Field(gt=0)] | None = None
 
     def cost(self, traits: Traits) -> Cost:
@@ -60,11 +72,11 @@ class ILVR(Solver):
 
     def solve(self, problem: Problem) -> Tensor:
         operator, prior = problem.linear_operator, problem.prior
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         x = initial_state(problem, levels[0])
         for step, (t, s) in enumerate(pairwise(levels)):
-            x_0 = prior.denoise(x, t)
+            x_0 = clipped(prior.denoise(x, t), self.clip_denoised)
             x = ddim_step(x_0, noise_in(x, x_0, t), t, s, eta=1.0, noise=problem.noise())
-            if step < self.num_steps - self.range_t:
+            if self.range_t is None or self.num_steps - 1 - step > self.range_t:
                 x = replace_measured(operator, problem, x, s, problem.noise(), signal_std=self.signal_std)
         return x

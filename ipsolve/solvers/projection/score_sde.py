@@ -6,9 +6,13 @@ Song, Shen, Xing & Ermon 2022, "Solving Inverse Problems in Medical Imaging with
 
     x_s <- x_s + lambda A^+ (y_s - A x_s),        y_s = alpha_s y + sigma_s A n,  n ~ N(0, I)
 
-The predictor is the ancestral step. The corrector is one Langevin step on log p_t with step size
-2 (alpha_t / alpha_s)^2 (snr ||noise|| / ||score||)^2, which is 2011.13456's for variance exploding and, between
-neighbouring times, variance preserving diffusions; it comes before the predictor of its level.
+The predictor is the ancestral step. Its noise has the std of q(x_s | x_t, x_0); the authors' code has that for variance
+exploding diffusions only and sqrt(beta), the std of q(x_t | x_s), for variance preserving ones (Ho et al. 2020,
+arXiv 2006.11239, sec. 3.2, has both), with none in the last step (``predictor_noise``).
+
+The corrector is one Langevin step on log p_t with step size 2 (alpha_t / alpha_s)^2 (snr ||noise|| / ||score||)^2. It
+is 2011.13456's for variance exploding and, between neighbouring times, variance preserving diffusions; it comes before
+the predictor of its level.
 
 The method is made for noiseless measurements: the noise of y ends up in the image, amplified by 1 / s_i where A^+ is
 exact. Departure of the authors' code that is not followed: its norms are averaged over the batch, here each image has
@@ -17,8 +21,9 @@ its own step size.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -27,11 +32,18 @@ from torch import Tensor
 from ipsolve.citation import Citation
 from ipsolve.conventions import norm
 from ipsolve.priors.base import Prior
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
-from ipsolve.solvers.steps.diffusion import ddim_step, initial_state, langevin_step, noise_in, replace_measured
+from ipsolve.solvers.steps.diffusion import (
+    ddim_step,
+    initial_state,
+    langevin_step,
+    noise_in,
+    replace_measured,
+    transition_variance,
+)
 
 
 @SOLVERS.register
@@ -42,6 +54,8 @@ class ScoreSDE(Solver):
     Args:
         corrector_steps: Langevin steps per level.
         snr: r, the signal-to-noise ratio of a Langevin step.
+        predictor_noise: the std of the predictor's noise, that of q(x_s | x_t, x_0), ``posterior``, or of q(x_t | x_s),
+            ``forward``, which is the code's for variance preserving priors.
         measurement_weight: lambda of 2111.08005, between 0 (unconditional) and 1 (exact consistency with y_s).
         signal_std: assumed std of image values; damps A^+ by (noise_std / signal_std)^2. Null is the exact A^+.
     """
@@ -59,8 +73,10 @@ class ScoreSDE(Solver):
     requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
+    timestep_spacing: Spacing | None = None
     corrector_steps: Annotated[int, Field(ge=0)] = 1
     snr: Annotated[float, Field(gt=0)] = 0.16
+    predictor_noise: Literal["posterior", "forward"] = "posterior"
     measurement_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
     signal_std: Annotated[float, Field(gt=0)] | None = None
 
@@ -74,14 +90,21 @@ class ScoreSDE(Solver):
             weight, signal_std = self.measurement_weight, self.signal_std
             return replace_measured(operator, problem, x, level, problem.noise(), weight, signal_std)
 
-        levels = prior.schedule.levels(self.num_steps)
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         x = initial_state(problem, levels[0])
         for t, s in pairwise(levels):
             for _ in range(self.corrector_steps):
                 x = replaced(self._corrected(prior, x, t, s, problem.noise()), t)
-            x_0 = prior.denoise(x, t)
-            x = replaced(ddim_step(x_0, noise_in(x, x_0, t), t, s, eta=1.0, noise=problem.noise()), s)
+            x = replaced(self._predicted(prior, x, t, s, problem.noise(), last=s is levels[-1]), s)
         return x
+
+    def _predicted(self, prior: Prior, x: Tensor, t: Level, s: Level, noise: Tensor, last: bool) -> Tensor:
+        x_0 = prior.denoise(x, t)
+        eps = noise_in(x, x_0, t)
+        if self.predictor_noise == "posterior":
+            return ddim_step(x_0, eps, t, s, eta=1.0, noise=noise)
+        mean = ddim_step(x_0, eps, t, s, eta=1.0)
+        return mean if last else mean + math.sqrt(transition_variance(t, s)) * noise
 
     def _corrected(self, prior: Prior, x: Tensor, t: Level, s: Level, noise: Tensor) -> Tensor:
         score = -noise_in(x, prior.denoise(x, t), t) / t.sigma

@@ -45,6 +45,11 @@ def noise_in(x_t: Tensor, x_0: Tensor, t: Level) -> Tensor:
     return (x_t - t.alpha * x_0) / t.sigma
 
 
+def clipped(x_0: Tensor, clip: bool) -> Tensor:
+    """Return the estimate, clipped to [-1, 1] if asked to: what guided-diffusion does to every estimate of an image."""
+    return x_0.clamp(-1, 1) if clip else x_0
+
+
 def vp_scale(t: Level) -> float:
     """Return sqrt(alpha_t^2 + sigma_t^2): x_t over the variance preserving state with the same sigma / alpha.
 

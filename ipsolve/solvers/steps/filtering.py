@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ipsolve.operators.base import SpectralOperator
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem, Solution, systematic
 from ipsolve.randomness import ImageRng
 from ipsolve.requests.traits import Traits
@@ -109,6 +109,7 @@ class FilteringSolver(ParticleSolver):
     """
 
     num_steps: int
+    timestep_spacing: Spacing | None
     eta: float
 
     @abstractmethod
@@ -116,7 +117,8 @@ class FilteringSolver(ParticleSolver):
         """Yield what is seen of the state at each level, noisiest first; every image has one path, drawn from rng."""
 
     def solve(self, problem: Problem) -> Solution:
-        swarm, levels = self.swarm(problem), problem.prior.schedule.levels(self.num_steps)
+        swarm = self.swarm(problem)
+        levels = problem.prior.schedule.levels(self.num_steps, self.timestep_spacing)
         path = self.observations(problem, levels, problem.rng.child("path"))
         x = next(path).first_states(swarm.spectral_operator, levels[0], self.noise(problem))
         for (t, s), observed in zip(pairwise(levels), path, strict=True):

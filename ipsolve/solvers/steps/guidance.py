@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ipsolve.priors.base import Prior
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
-from ipsolve.solvers.steps.diffusion import cap_rms, ddim_step, initial_state, noise_in, vp_scale
+from ipsolve.solvers.steps.diffusion import cap_rms, clipped, ddim_step, initial_state, noise_in, vp_scale
 
 Objective = Callable[[Tensor], Tensor]
 
@@ -27,9 +27,7 @@ def denoise_with_gradient(
     """
     with torch.enable_grad():
         point = x_t.detach().requires_grad_()
-        x_0 = prior.denoise(point, t)
-        if clip_denoised:
-            x_0 = x_0.clamp(-1, 1)
+        x_0 = clipped(prior.denoise(point, t), clip_denoised)
         gradient = torch.autograd.grad(objective(x_0).sum(), point)[0]
     return x_0.detach(), gradient
 
@@ -40,6 +38,7 @@ def guided_sampling(
     *,
     num_steps: int,
     eta: float,
+    timestep_spacing: Spacing | None = None,
     max_update_rms: float | None = None,
     clip_denoised: bool = False,
     project: Callable[[Tensor, Level], Tensor] | None = None,
@@ -51,6 +50,7 @@ def guided_sampling(
 
     Args:
         objective: maps estimates of x_0, (B, *latent_shape), to one value per image, (B,).
+        num_steps, timestep_spacing: the levels, see :meth:`Schedule.levels`.
         max_update_rms: limit on the root mean square of each image's update; None for none.
         clip_denoised: clip every estimate of x_0 to [-1, 1].
         project: applied to every new state x_s at its level s.
@@ -59,7 +59,7 @@ def guided_sampling(
         The final state, (B, *latent_shape).
     """
     prior = problem.prior
-    levels = prior.schedule.levels(num_steps)
+    levels = prior.schedule.levels(num_steps, timestep_spacing)
     x_t = initial_state(problem, levels[0])
     for t, s in pairwise(levels):
         x_0, gradient = denoise_with_gradient(prior, x_t, t, objective, clip_denoised)

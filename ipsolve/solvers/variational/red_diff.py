@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.operators.tasks import Task
+from ipsolve.priors.schedules import Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
@@ -54,6 +55,7 @@ class REDDiff(Solver):
     )
 
     num_steps: Annotated[int, Field(ge=1)] = 1000
+    timestep_spacing: Spacing | None = None
     lambda_: Annotated[float, Field(ge=0)] = 0.25
     lr: Annotated[float, Field(gt=0)] = 0.1
     start: Literal["pinv", "zeros"] = "pinv"
@@ -77,7 +79,7 @@ class REDDiff(Solver):
         prior = problem.prior
         mu = self._start(problem).detach().clone()
         optimiser = torch.optim.Adam([mu], lr=self.lr, betas=(0.9, 0.99))
-        for t in prior.schedule.levels(self.num_steps)[:-1]:
+        for t in prior.schedule.levels(self.num_steps, self.timestep_spacing)[:-1]:
             noise = problem.noise()
             if t.alpha == 0:  # pure noise (flow matching) says nothing about mu, with infinite weight
                 continue

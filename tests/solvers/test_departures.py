@@ -1,0 +1,252 @@
+"""Where the authors' code departs from the paper: each such field against what it stands for, on exact priors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ipsolve.operators import OPERATORS, parse_task
+from ipsolve.priors import Level, Prior
+from ipsolve.priors.mixtures.mixture import MixturePrior
+from ipsolve.priors.schedules import DiscreteSchedule, Edm, Schedule, Spacing, linear
+from ipsolve.requests.errors import RequestError
+from ipsolve.solvers import SOLVERS, Solver, parse_solver
+from ipsolve.solvers.guidance.dps import DPS
+from ipsolve.solvers.guidance.dsg import DSG
+from ipsolve.solvers.projection.ddrm import DDRM
+from ipsolve.solvers.projection.dds import DDS
+from ipsolve.solvers.projection.ilvr import ILVR
+from ipsolve.solvers.projection.score_sde import ScoreSDE
+
+from .conftest import SHAPE, ShuffledPrior, mixture, posed
+from .test_every_solver import SMALL, one_sample, small
+
+SR: dict[str, object] = {"operator": "super_resolution", "factor": 2, "noise_std": 0.05}
+NOISELESS = SR | {"noise_std": 0.0}
+HALF: dict[str, object] = {"operator": "random_inpainting", "drop_rate": 0.5, "noise_std": 0.05}
+
+
+class Seen(Prior):
+    """A prior that keeps what it was asked, and may clip its answers."""
+
+    name = "seen"
+
+    def __init__(self, prior: Prior, clip: bool = False) -> None:
+        self.prior, self.clip, self.latent = prior, clip, prior.latent
+        self.image_shape, self.latent_shape, self.schedule = prior.image_shape, prior.latent_shape, prior.schedule
+        self.asked: list[tuple[Tensor, Level]] = []
+
+    def denoise(self, x_t: Tensor, t: Level) -> Tensor:
+        self.asked.append((x_t.detach(), t))
+        x_0 = self.prior.denoise(x_t, t)
+        return x_0.clamp(-1, 1) if self.clip else x_0
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.prior.encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.prior.decode(z)
+
+
+@dataclass(frozen=True)
+class Spaced(DiscreteSchedule):
+    """DDPM's table with another spacing of its own."""
+
+    own: Spacing = "linspace"
+
+    def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
+        return super().levels(num_steps, spacing or self.own)
+
+
+def with_schedule(prior: MixturePrior, schedule: Schedule) -> MixturePrior:
+    prior.schedule = schedule
+    return prior
+
+
+def pixel(schedule: Schedule | None = None, std: float = 0.3) -> MixturePrior:
+    return with_schedule(MixturePrior(mixture(std=std), SHAPE), schedule or linear())
+
+
+@torch.no_grad()
+def solved(solver: Solver, task: dict[str, object], prior: Prior, batch: int = 2) -> Tensor:
+    return one_sample(solver, posed(task, prior, batch).problem)
+
+
+SPACED = [name for name in SOLVERS if "timestep_spacing" in {field.name for field in fields(SOLVERS[name])}]
+
+
+def test_methods_on_the_levels_of_the_schedule_can_be_told_which() -> None:
+    assert set(SOLVERS) - set(SPACED) == {
+        "daps",
+        "dcdp",
+        "pseudo_inverse",
+        "tv",
+    }  # these have levels of their own, or none
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+@pytest.mark.parametrize("name", SPACED)
+def test_a_spacing_is_that_of_the_levels_alone(name: str, spacing: Spacing) -> None:
+    """The same method on a schedule that is spaced so by itself."""
+    settings = {key: value for key, value in SMALL[name].items() if key != "skip"}
+    table = linear().alphas_cumprod
+    latent = "latent" in SOLVERS[name].requires
+
+    def answer(schedule: Schedule, **more: Any) -> Tensor:
+        prior = with_schedule(ShuffledPrior(mixture()), schedule) if latent else pixel(schedule)
+        return solved(parse_solver({"solver": name, **settings, **more}), SR, prior)
+
+    told = answer(linear(), timestep_spacing=spacing)
+    torch.testing.assert_close(told, answer(Spaced(table, 0, True, spacing)), rtol=0, atol=0)
+    assert not torch.equal(told, answer(linear()))
+
+
+@pytest.mark.parametrize("name", ["dps", "mcg", "dsg", "mpgd", "dmps", "ilvr"])
+def test_clipping_is_that_of_the_prior(name: str) -> None:
+    """A prior that clips its answers itself, gradient and all, gives the same; this one's are far outside [-1, 1]."""
+    clips = replace(small(name), clip_denoised=True)  # type: ignore[type-var]
+    told = solved(clips, SR, pixel(std=2.0))
+    torch.testing.assert_close(told, solved(small(name), SR, Seen(pixel(std=2.0), clip=True)), rtol=0, atol=1e-12)
+    assert not torch.allclose(told, solved(small(name), SR, pixel(std=2.0)), atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["dsg", "mpgd"])
+def test_latents_are_not_clipped(name: str) -> None:
+    solver = parse_solver({"solver": name, "clip_denoised": True})
+    with pytest.raises(RequestError, match=f"^solver {name} needs a pixel prior"):
+        solver.check(parse_task(SR), frozenset({"latent"}))
+
+
+def test_ilvr_frees_one_step_more_than_range_t() -> None:
+    """The code conditions the steps i > range_t of i = T - 1 .. 0; null conditions all, as the paper does."""
+
+    def missed(range_t: int | None) -> float:
+        posed_problem = posed(NOISELESS, pixel())
+        with torch.no_grad():
+            x = ILVR(num_steps=6, range_t=range_t).solve(posed_problem.problem)
+        return float(posed_problem.problem.residual(x).abs().max())
+
+    assert missed(None) < 1e-9
+    assert missed(0) > 1e-6
+    free, prior = ILVR(num_steps=6, range_t=5), pixel()
+    y_matters = (solved(free, SR, prior) - solved(free, HALF, prior)).abs().max()
+    assert y_matters < 1e-12  # from i = 5 on nothing is conditioned: two measurements, one result
+    assert (
+        solved(replace(free, range_t=4), SR, prior) - solved(replace(free, range_t=4), HALF, prior)
+    ).abs().max() > 0.01
+
+
+def test_score_sde_with_the_noise_of_the_forward_step() -> None:
+    """Ancestral mean plus sqrt(beta) z, with none in the last step."""
+    solver = ScoreSDE(num_steps=3, corrector_steps=0, measurement_weight=0.0, predictor_noise="forward")
+    prior, problem = pixel(), posed(SR, pixel()).problem
+    found = solver.solve(problem)
+    rng = posed(SR, pixel()).problem.rng
+    levels = prior.schedule.levels(3)
+    x = levels[0].sigma * rng.normal(*SHAPE, dtype=torch.float64)
+    for t, s in pairwise(levels):
+        beta = 1 - (t.alpha / s.alpha) ** 2
+        score = (t.alpha * prior.denoise(x, t) - x) / t.sigma**2
+        z, _ = rng.normal(*SHAPE, dtype=torch.float64), rng.normal(*SHAPE, dtype=torch.float64)
+        x = (x + beta * score) / (1 - beta) ** 0.5 + (0 if s is levels[-1] else beta**0.5) * z
+    torch.testing.assert_close(found, x, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_ddrm_strict_ends_on_the_estimate(steps: int) -> None:
+    """Without noise the paper ends on the measurement, the code on E[x_0 | x_t] of its last level."""
+    seen = Seen(pixel())
+    ends = {strict: solved(DDRM(num_steps=steps, strict=strict), NOISELESS, seen) for strict in (False, True)}
+    problem = posed(NOISELESS, seen, 2).problem
+    assert problem.residual(ends[False]).abs().max() < 1e-9
+    torch.testing.assert_close(ends[True], seen.prior.denoise(*seen.asked[-1]), rtol=0, atol=1e-12)
+    assert problem.residual(ends[True]).abs().max() > 1e-3
+
+
+def test_ddrm_strict_is_no_other_method_where_there_is_noise() -> None:
+    ends = [solved(DDRM(num_steps=6, strict=strict), SR, pixel()) for strict in (False, True)]
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_dds_may_hand_its_last_estimate_on_as_it_is(latent: bool) -> None:
+    seen = Seen(ShuffledPrior(mixture()) if latent else pixel())
+    first = solved(DDS(num_steps=1), SR, Seen(with_schedule(ShuffledPrior(mixture()), linear()) if latent else pixel()))
+    assert first.isfinite().all()
+    for renoise_last in (True, False):
+        seen.asked.clear()
+        solved(DDS(num_steps=3, renoise_last=renoise_last), SR, seen)
+        z, level = seen.asked[-1]
+        assert level is not None
+        operator = posed(SR, seen, 2).problem.linear_operator
+        problem = posed(SR, seen, 2).problem
+        before = seen.prior.denoise(*seen.asked[-2])
+        estimate = seen.encode(DDS()._consistent(operator, problem, seen.decode(before)))
+        assert torch.allclose(z, estimate, rtol=0, atol=1e-12) is not renoise_last
+
+
+@pytest.mark.parametrize("task", [SR, HALF], ids=["everywhere", "masked"])
+def test_dps_for_poisson_noise(task: dict[str, object]) -> None:
+    """||r / |y||| of the code, mean over the measured values, is a step of its own length for each image."""
+    problem = posed(task, pixel(), 2).problem
+    small_value = problem.y.clone()
+    small_value[0].flatten()[0] = 0.0
+    for row, y in enumerate(small_value if task is SR else problem.y):
+        own = replace(problem.select(torch.tensor([row])), y=y[None])
+        measured = y[y != 0] if task is HALF else y
+        length = 0.1 * float(measured.abs().clamp_min(1 / 255).reciprocal().mean())
+        found = DPS(num_steps=4, zeta=0.1, norm="poisson").solve(own)
+        own = replace(problem.select(torch.tensor([row])), y=y[None])
+        torch.testing.assert_close(found, DPS(num_steps=4, zeta=length).solve(own), rtol=0, atol=1e-10)
+
+
+def test_presets_are_of_tasks_that_exist() -> None:
+    """DAPS's and DCDP's are named by operator."""
+    families = {"inpainting", "blur"}
+    for solver in ("daps", "dcdp"):
+        named = {name.removeprefix("latent_") for name in SOLVERS[solver].PRESETS}
+        assert named <= set(OPERATORS) | families
+
+
+def test_dsg_presets_are_table_3() -> None:
+    rows = {name: (p["interval"], p["guidance_rate"], p["num_steps"]) for name, p in DSG.PRESETS.items()}
+    assert rows["super_resolution_1000"] == (20, 0.2, 1000)
+    assert rows["gaussian_blur_100"] == (1, 0.1, 100)
+    assert all(name.endswith(f"_{steps}") for name, (_, _, steps) in rows.items())
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_preset_can_be_run(name: str) -> None:
+    for preset in SOLVERS[name].PRESETS:
+        solver = parse_solver({"solver": name, "preset": preset})
+        assert solver.cost(frozenset({"pixel"})).denoiser >= 0
+
+
+@pytest.mark.parametrize("task", [SR, HALF], ids=["sr", "inpainting"])
+def test_the_official_score_ald_stays_where_it_should(task: dict[str, object]) -> None:
+    """Finite, on the data, and nearer to the truth than the data alone; without its limit it overflows."""
+    official = parse_solver({"solver": "score_ald", "preset": "official", "num_steps": 300})
+    known = posed(task, pixel())
+    with torch.no_grad():
+        x = official.solve(known.problem)
+        unlimited = replace(official, score_limit=None).solve(posed(task, pixel()).problem)  # type: ignore[type-var]
+    assert isinstance(x, Tensor)
+    assert known.consistency(x).max() < 1.5
+    start = known.problem.linear_operator.pinv(known.problem.y)
+    assert (x - known.x).square().mean() < 1.5 * (start - known.x).square().mean()
+    assert not unlimited.isfinite().all()  # type: ignore[union-attr]
+
+
+def test_the_levels_of_the_official_score_ald() -> None:
+    """The last 1155 of 2311 levels between 232 and 0.0066, on a prior that knows them all."""
+    seen = Seen(pixel(Edm(sigma_min=0.001, sigma_max=300.0)))
+    solved(parse_solver({"solver": "score_ald", "preset": "official", "langevin_steps": 1}), SR, seen)
+    theirs = torch.logspace(*torch.tensor([232.0, 0.0066]).log10(), 2311, dtype=torch.float64)[1156:]
+    ours = torch.tensor([level.ratio for _, level in seen.asked[:-1]], dtype=torch.float64)
+    assert len(ours) == 1155
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
