@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from ipsolve.metrics.base import METRICS, SET_METRICS
+from ipsolve.operators.base import OPERATORS
+from ipsolve.operators.noise import NOISES
+from ipsolve.posterior.problems import PROBLEMS
+from ipsolve.priors.schedule_spec import SCHEDULES
+from ipsolve.priors.spec import PRIORS
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.registry import Registry
-from ipsolve.requests.validation import build
+from ipsolve.requests.validation import build, field_names
+from ipsolve.runs.config import Compute
+from ipsolve.solvers import SOLVERS
+from tuning.config import Evaluation, Search, TrialCompute
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -143,3 +153,42 @@ def test_wrong_types_say_what_is_wanted_and_what_came(value: object) -> None:
     with pytest.raises(RequestError, match=r"^a\.factor: must be a (valid|finite) .*\(got .*\)$") as caught:
         build(Leaf, {"factor": value}, "a")
     assert repr(value) in str(caught.value)
+
+
+def classes() -> list[type]:
+    """Every class that a request can name and that can be made of defaults."""
+    registries = (OPERATORS, NOISES, PRIORS, SCHEDULES, SOLVERS, METRICS, SET_METRICS, PROBLEMS)
+    named = [registry[name] for registry in registries for name in registry]
+    return [cls for cls in (*named, Compute, Search, TrialCompute, Evaluation) if _has_defaults(cls)]
+
+
+def _has_defaults(cls: type) -> bool:
+    try:
+        build(cls, {}, "a")
+    except RequestError:
+        return False
+    return True
+
+
+def numeric_fields() -> list[tuple[type, str, bool]]:
+    """Every number of every class, and whether it may be a truth value as well."""
+    found = []
+    for cls in classes():
+        hints = get_type_hints(cls)
+        for name in field_names(cls):
+            kinds = {hints[name], *get_args(hints[name])}
+            if kinds & {int, float}:
+                found.append((cls, name, bool in kinds))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "or_bool"), numeric_fields(), ids=lambda part: getattr(part, "__name__", str(part))
+)
+def test_no_number_of_any_class_may_be_without_use(cls: type, name: str, or_bool: bool) -> None:
+    """Not finite, beyond what can be squared in float32, or a truth value; in quotes and as YAML reads 1e300, too."""
+    infinite = [math.nan, math.inf, -math.inf, "nan", "inf", "-inf"]
+    beyond = [1e300, -1e300, "1e300", 1e-300, 10**30, 10**400]
+    for value in [*infinite, *beyond, *([] if or_bool else [True])]:
+        with pytest.raises(RequestError, match=rf"\Aa(\.{name}: |: [^\n]*\b{name}\b)[^\n]+\Z"):
+            build(cls, {name: value}, "a")

@@ -38,9 +38,9 @@ class SourceSpec:
     images at the front. ``limit`` belongs to whoever iterates and is let through.
     """
 
-    source: str
-    offset: Annotated[int, Field(ge=0)] = 0
-    limit: int | None = None
+    source: Annotated[str, Field(min_length=1)]
+    offset: Annotated[int, Field(ge=0, strict=True)] = 0
+    limit: Annotated[int, Field(strict=True)] | None = None
     tile: bool | Annotated[int, Field(ge=8)] = False
     downscale: Annotated[float, Field(ge=1)] = 1.0
     image_column: str | None = None

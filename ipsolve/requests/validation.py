@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -16,6 +17,8 @@ T = TypeVar("T")
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
+# in size: the squares and quotients of what a request says must be numbers in float32 as well
+_SMALLEST, _LARGEST = 1e-15, 1e15
 
 
 def build(cls: type[T], mapping: object, where: str) -> T:
@@ -43,10 +46,58 @@ def build(cls: type[T], mapping: object, where: str) -> T:
         for key in mapping:
             if key not in names:
                 raise unknown_key(where, key, names)
+        _refuse_truth_values(cls, mapping, where)
     try:
-        return TypeAdapter(cls).validate_python(dict(mapping))
+        made = TypeAdapter(cls).validate_python(dict(mapping))
     except ValidationError as error:
         raise _explain(cls, mapping, where, error) from None
+    _refuse_absurd_numbers(made, where)
+    return made
+
+
+def _refuse_absurd_numbers(content: object, where: str) -> None:
+    """Raise RequestError for a number with which nothing can be computed: not finite, or beyond any use.
+
+    Args:
+        content: what was made of a request, after its numbers in quotes and YAML's ``1e300``, a text, became numbers.
+    """
+    if names := field_names(type(content)):
+        for name in names:
+            _refuse_absurd_numbers(getattr(content, name), dotted(where, name))
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            _refuse_absurd_numbers(value, dotted(where, str(key)))
+    elif isinstance(content, list | tuple):
+        for index, value in enumerate(content):
+            _refuse_absurd_numbers(value, dotted(where, str(index)))
+    elif isinstance(content, float) and not math.isfinite(content):
+        raise RequestError(where, f"must be a finite number (got {content})")
+    elif isinstance(content, float) and content and not _SMALLEST <= abs(content) <= _LARGEST:
+        raise RequestError(where, f"must be 0, or of a size from {_SMALLEST:g} to {_LARGEST:g} (got {content})")
+    elif isinstance(content, int) and not -(2**63) <= content < 2**63:
+        raise RequestError(where, f"must be less than {2**63} (got {content})")
+
+
+def _refuse_truth_values(cls: object, mapping: Mapping[str, Any], where: str) -> None:
+    """Raise RequestError for a true or false where a number belongs: pydantic would take it for 1 or 0."""
+    hints = get_type_hints(cls)
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            if (inner := _type_of(cls, key)) is not None:
+                _refuse_truth_values(
+                    inner, {name: value[name] for name in value if name in get_type_hints(inner)}, dotted(where, key)
+                )
+        elif any(isinstance(each, bool) for each in (value if isinstance(value, list | tuple) else [value])):
+            kinds = set(_flat(hints[key]))
+            if kinds & {int, float} and not kinds & {bool, Any}:
+                raise RequestError(dotted(where, key), f"must be a number (got {str(value).lower()})")
+
+
+def _flat(hint: object) -> Iterator[object]:
+    """Yield the types that a hint is made of, down through unions and containers."""
+    yield type(hint) if isinstance(hint, bool) else hint
+    for part in get_args(hint):
+        yield from _flat(part)
 
 
 def unknown_key(where: str, key: str, allowed: Iterable[str]) -> RequestError:

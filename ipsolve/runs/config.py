@@ -51,10 +51,10 @@ class Compute:
             cluster has several and seconds are to be compared; null, any.
     """
 
-    num_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    num_actors: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
     gpus_per_actor: Annotated[float, Field(ge=0), AfterValidator(_of_one_gpu_or_whole)] | Literal["auto"] = "auto"
     cpus_per_actor: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    batch_size: Annotated[int, Field(ge=1)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 8
     precision: Precision = "float32"
     accelerator_type: str | None = None
 
@@ -64,7 +64,7 @@ class Tracking:
     """Where MLflow keeps the run; ``uri`` null is a SQLite file in the output folder."""
 
     uri: str | None = None
-    experiment: str = "ipsolve"
+    experiment: Annotated[str, Field(min_length=1)] = "ipsolve"
 
 
 class RunConfig:
@@ -113,7 +113,7 @@ class Config(RunConfig):
     tasks: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     solvers: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     seed: Seed | Annotated[list[Seed], Field(min_length=1)] = 0
-    samples: Annotated[int, Field(ge=1)] = 1
+    samples: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     baseline: str | None = None
     metrics: list[Entry] = dataclasses.field(default_factory=lambda: [*USUAL])
     headline: str | None = None
