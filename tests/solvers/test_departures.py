@@ -223,7 +223,7 @@ def test_every_preset_can_be_run(name: str) -> None:
 
 @pytest.mark.parametrize("task", [SR, HALF], ids=["sr", "inpainting"])
 def test_the_official_score_ald_stays_where_it_should(task: dict[str, object]) -> None:
-    """Finite and on the data; without its limit it overflows."""
+    """Finite and on the data; without its limit it runs away, and overflows at its full length."""
     official = parse_solver({"solver": "score_ald", "preset": "official", "num_steps": 150})
     known = posed(task, pixel())
     with torch.no_grad():
@@ -231,7 +231,7 @@ def test_the_official_score_ald_stays_where_it_should(task: dict[str, object]) -
         unlimited = replace(official, score_limit=None).solve(posed(task, pixel()).problem)  # type: ignore[type-var]
     assert isinstance(x, Tensor)
     assert known.consistency(x).max() < 1.5
-    assert not unlimited.isfinite().all()  # type: ignore[union-attr]
+    assert not bool((unlimited.abs() < 1e6).all())  # type: ignore[union-attr]
 
 
 def test_the_levels_of_the_official_score_ald() -> None:
