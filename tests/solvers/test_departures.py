@@ -16,6 +16,7 @@ from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import DiscreteSchedule, Edm, Schedule, Spacing, linear
 from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import SOLVERS, Solver, parse_solver
+from ipsolve.solvers.explicit.score_ald import ScoreALD
 from ipsolve.solvers.guidance.dps import DPS
 from ipsolve.solvers.guidance.dsg import DSG
 from ipsolve.solvers.projection.ddrm import DDRM
@@ -224,7 +225,7 @@ def test_every_preset_can_be_run(name: str) -> None:
 @pytest.mark.parametrize("task", [SR, HALF], ids=["sr", "inpainting"])
 def test_the_official_score_ald_stays_where_it_should(task: dict[str, object]) -> None:
     """Finite and on the data; without its limit it runs away, and overflows at its full length."""
-    official = parse_solver({"solver": "score_ald", "preset": "official", "num_steps": 150})
+    official = parse_solver({"solver": "score_ald", "preset": "official", "num_steps": 60})
     known = posed(task, pixel())
     with torch.no_grad():
         x = official.solve(known.problem)
@@ -236,9 +237,10 @@ def test_the_official_score_ald_stays_where_it_should(task: dict[str, object]) -
 
 def test_the_levels_of_the_official_score_ald() -> None:
     """The last 1155 of 2311 levels between 232 and 0.0066, on a prior that knows them all."""
-    seen = Seen(pixel(Edm(sigma_min=0.001, sigma_max=300.0)))
-    solved(parse_solver({"solver": "score_ald", "preset": "official", "langevin_steps": 1}), SR, seen)
+    official = parse_solver({"solver": "score_ald", "preset": "official"})
+    assert isinstance(official, ScoreALD)
     theirs = torch.logspace(*torch.tensor([232.0, 0.0066]).log10(), 2311, dtype=torch.float64)[1156:]
-    ours = torch.tensor([level.ratio for _, level in seen.asked[:-1]], dtype=torch.float64)
+    levels = official._levels(Edm(sigma_min=0.001, sigma_max=300.0))
+    ours = torch.tensor([level.ratio for level in levels], dtype=torch.float64)
     assert len(ours) == 1155
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
