@@ -42,7 +42,7 @@ def measure_size(size: int, batch: int, rounds: int, iterations: int) -> list[Ro
         "random_inpainting": INPAINTING,
         "sr4": SR4,
         "gaussian_blur": {"operator": "gaussian_blur", "noise_std": 0.01, **gaussian},
-        "motion_blur": {"operator": "motion_blur", "noise_std": 0.01, **motion},
+        "motion_blur": {"operator": "motion_blur", "shape": "centred", "noise_std": 0.01, **motion},
     }
     # a problem asks for a prior, of which a fit in pixels makes no use
     prior = load_prior({"prior": "mixture", "image_shape": [3, size, size]})

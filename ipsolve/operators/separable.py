@@ -16,6 +16,7 @@ from ipsolve.conventions import per_image
 from ipsolve.operators.base import Damping, OperatorSpec, Shape, SpectralOperator, Theta, damped_inverse, drop_null
 
 Matrix = NDArray[np.float64]
+_WELL_CONDITIONED = 1e-3  # above it float32 loses less than 1e-4 of a result
 Truncation = Annotated[float, Field(ge=0, le=0.1)]
 
 
@@ -26,8 +27,9 @@ class Separable(SpectralOperator):
     and A^+ agree on what is unseen; this changes A x by at most ``rank_tolerance`` ||A|| ||x||. Spectral coordinates
     are (B, C, K_h, K_w) with K = max(rows, columns) of M.
 
-    Everything is computed in float64 and rounded to ``dtype`` at the end: A^+ of a blur multiplies what sums in float32
-    lose by up to 1 / ``rank_tolerance`` (2 to 3 dB for 61 pixels of std 3 at 256 pixels); y may well be float32.
+    Where A is ill-conditioned everything is computed in float64 and rounded to ``dtype`` at the end: A^+ of a blur
+    multiplies what sums in float32 lose by up to 1 / ``rank_tolerance``: 2 to 3 dB for 61 pixels of std 3 at 256.
+    y itself may well be float32.
 
     Args:
         rows, columns: M_h (m_h, H) and M_w (m_w, W).
@@ -53,8 +55,11 @@ class Separable(SpectralOperator):
         s = drop_null(torch.from_numpy(np.outer(s_h, s_w))[None, None], self.rank_tolerance)
         seen_h, seen_w = int(s[0, 0, :, 0].count_nonzero()), int(s[0, 0, 0].count_nonzero())
 
+        seen = s[s > 0]
+        ill = len(seen) > 0 and float(seen.min() / seen.max()) < _WELL_CONDITIONED
+
         def on_device(array: Matrix | Tensor) -> Tensor:
-            return torch.as_tensor(array).to(device, torch.float64).contiguous()
+            return torch.as_tensor(array).to(device, torch.float64 if ill else dtype).contiguous()
 
         self._dtype = dtype
         self._s = on_device(s).to(dtype)
@@ -130,8 +135,8 @@ def _padded_svd(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def _analysis(bases: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
-    return bases[0].mT @ x.double() @ bases[1]
+    return bases[0].mT @ x.to(bases[0].dtype) @ bases[1]
 
 
 def _synthesis(bases: tuple[Tensor, Tensor], c: Tensor) -> Tensor:
-    return bases[0] @ c.double() @ bases[1].mT
+    return bases[0] @ c.to(bases[0].dtype) @ bases[1].mT

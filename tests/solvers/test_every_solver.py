@@ -52,7 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
 TASKS = [
     {"operator": "super_resolution", "factor": 2, "noise_std": 0.05},
     {"operator": "random_inpainting", "noise_std": 0.05},
-    {"operator": "motion_blur", "kernel_size": 3, "noise_std": 0.05},
+    {"operator": "motion_blur", "kernel_size": 3, "shape": "centred", "noise_std": 0.05},
 ]
 # rounding depends on the batch size; the exact A^+ of a blur, by conjugate gradients, amplifies it up to a few 1e-6
 TOLERANCE = {"motion_blur": 1e-5}

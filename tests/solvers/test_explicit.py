@@ -62,7 +62,7 @@ def replaced(x: Tensor, s: Level, z: Tensor) -> Tensor:
 
 @schedules
 def test_ilvr_by_hand(schedule: Schedule) -> None:
-    """x' + phi(reference_s) - phi(x') with phi = A^+ A and the reference A^+ y, but for the last ``range_t`` + 1 steps."""
+    """x' + phi(reference_s) - phi(x') with phi = A^+ A and the reference A^+ y, save in the last ``range_t`` + 1."""
     rng, levels = draws(), schedule.levels(STEPS)
     phi = torch.linalg.pinv(A) @ A
     reference = Y @ torch.linalg.pinv(A).T

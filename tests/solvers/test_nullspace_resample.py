@@ -145,6 +145,7 @@ def test_every_field_is_used(field: str, latent_prior: Prior) -> None:
     """No recorded parameter may be ignored: changing it changes the result."""
     changed: dict[str, Any] = {
         "num_steps": 21,
+        "timestep_spacing": "trailing",
         "phase_boundaries": [0.2, 0.5],
         "phase_order": "pixel_then_latent",
         "projection_interval": 3,

@@ -81,6 +81,7 @@ class NullspaceReSample(Solver):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {
             "num_steps": 500,
+            "timestep_spacing": None,
             "phase_boundaries": (1 / 3, 2 / 3),
             "phase_order": "latent_then_pixel",
             "projection_interval": 5,

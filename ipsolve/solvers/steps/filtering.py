@@ -109,7 +109,7 @@ class FilteringSolver(ParticleSolver):
     """
 
     num_steps: int
-    timestep_spacing: Spacing | None
+    timestep_spacing: Spacing | None = None
     eta: float
 
     @abstractmethod
