@@ -149,6 +149,10 @@ class _Open:
         self.container.close()
         self._close_stream()
 
+    def __del__(self) -> None:
+        if hasattr(self, "container"):
+            self.close()
+
     def _close_stream(self) -> None:
         if not isinstance(self.stream, Path):
             self.stream.close()

@@ -207,7 +207,7 @@ class StoredFiles(Listed):
 
     def stream(self, index: int) -> BinaryIO:
         opened = self._there(lambda: self._filesystem.open_input_file(self._path(index)))
-        return RemoteFile(opened).buffered()
+        return RemoteFile(opened, self.names[index]).buffered()
 
     def neighbour(self, name: str) -> bytes | None:
         try:

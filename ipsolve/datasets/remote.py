@@ -14,13 +14,14 @@ class RemoteFile(io.RawIOBase):
     """An open file of pyarrow's, read in parts.
 
     Attributes:
+        name: of the object; some readers ask for it.
         failed: what the store answered last instead of bytes. Readers in C turn it into an error of their own, and
             it must not be taken for damage of the file: see :func:`raise_of_store`.
     """
 
-    def __init__(self, opened: Any) -> None:
+    def __init__(self, opened: Any, name: str = "") -> None:
         super().__init__()
-        self._opened = opened
+        self._opened, self.name = opened, name
         self.failed: OSError | None = None
 
     def buffered(self) -> BinaryIO:

@@ -117,9 +117,7 @@ def test_id_column(tmp_path: Path) -> None:
     assert open_source(str(tmp_path)).image_ids([1, 0]) == ["y", "x"]
     with pytest.raises(RequestError, match=r"data\.id_column: the values of 'number' are not unique"):
         open_source({"source": str(tmp_path), "id_column": "number"})
-    with pytest.raises(
-        RequestError, match=r"data\.id_column: no column 'name' in .*a\.parquet; there are: .*number"
-    ):
+    with pytest.raises(RequestError, match=r"data\.id_column: no column 'name' in .*a\.parquet; there are: .*number"):
         open_source({"source": str(tmp_path), "id_column": "name"})
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
 
 from ipsolve.datasets.base import ImageError
 from ipsolve.datasets.containers.base import Array, Container, File, Header
@@ -19,12 +20,18 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF 6.0
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
 
+class UnknownPicture(ImageError):
+    """Pillow knows nothing of the kind."""
+
+
 class Picture(Container):
     """A gray image at its own size; the pages of a TIFF are a stack of them, or a volume."""
 
     def __init__(self, file: File) -> None:
         try:
             self._image = Pillow.open(file, formats=GRAY_FORMATS)
+        except UnidentifiedImageError:
+            raise UnknownPicture("not a PNG, TIFF or BMP of a kind that is read") from None
         except Exception as error:  # decoders raise nearly everything on damaged bytes
             raise _damaged(error) from None
         pages = int(getattr(self._image, "n_frames", 1))
