@@ -27,7 +27,7 @@ from ray_jobs import cli
 from ray_jobs.pipeline.folder.finish import gaps
 from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.job import Job, dry_run, run_job
-from ray_jobs.pipeline.listing import absent_metrics, list_registered
+from ray_jobs.pipeline.listing import absent_metrics, left_out, list_registered
 from ray_jobs.pipeline.stages.reading import load
 from ray_jobs.pipeline.stages.worker import Loader, Work
 from ray_jobs.pipeline.stages.workload import Workload
@@ -62,6 +62,7 @@ class Evaluation(Job):
         source = experiment.config.data.get("source")
         return [
             f"data     {len(experiment.image_ids)} images of {source} at {experiment.signal}",
+            *left_out(experiment.source.left_out()),
             f"prior    {experiment.prior.name} ({kind}), fingerprint {experiment.prior.fingerprint()[:12]}",
             *absent_metrics(experiment.missing_metrics.items()),
         ]

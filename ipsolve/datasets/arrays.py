@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 
 from ipsolve.datasets.base import ImageError, Source, digest
 from ipsolve.datasets.containers import GRAY_SUFFIXES, Container, Opening
+from ipsolve.datasets.decoding import MAX_PIXELS
 from ipsolve.datasets.listed import Listed
 from ipsolve.datasets.reading import Reading, axes
 from ipsolve.datasets.remote import raise_of_store
@@ -91,11 +93,17 @@ class ArrayFiles(Source):
         file, name, row = self._locate(index)
         opened = self._opened(file)
         try:
+            self._require_size(opened.container.headers[name].shape[row is not None :])
             values, most = opened.container.read(name, row)
             reading = self._reading_of(file, name, opened.container)
         except Exception as error:  # readers raise nearly everything on damaged bytes
             opened.fail(error)
         return reading.to_signal(values, most)
+
+    def _require_size(self, shape: tuple[int, ...]) -> None:
+        # before memory is asked for: a few bytes of a compressed file can claim to be any number of values
+        if math.prod(shape) > max(MAX_PIXELS, 2 * math.prod(self.reading.signal.shape)):
+            raise ImageError(f"an array of shape {list(shape)}, and the prior is of {list(self.reading.signal.shape)}")
 
     def _opened(self, file: int) -> _Open:
         """Return an open file. The last one is kept: the next row, or the next cell, wants it again."""

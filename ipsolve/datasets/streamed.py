@@ -24,17 +24,24 @@ Opener = Callable[[Listed], Source]
 
 @dataclass(frozen=True)
 class Streamed(Source):
-    """The images of the files of a split, named as the rows of the data set."""
+    """The images of the files of a split.
+
+    Of Parquet they are named as its rows are where it is loaded. Of other files, whose rows may come in an order of
+    their own, ``NAME/SPLIT/FILE``.
+    """
 
     repository: str
     split: str
     source: Source
+    by_row: bool
 
     def __len__(self) -> int:
         return len(self.source)
 
     def image_ids(self, indices: Sequence[int]) -> list[str]:
-        return row_ids(self.repository, self.split, indices)
+        if self.by_row:
+            return row_ids(self.repository, self.split, indices)
+        return [f"{self.repository}/{self.split}/{name}" for name in self.source.image_ids(indices)]
 
     def load(self, index: int, size: int) -> Image:
         return self.source.load(index, size)
@@ -81,7 +88,7 @@ def stream(repository: str, split: str, openers: dict[str, tuple[tuple[str, ...]
     wanted = [file for file in files[split] if file.lower().endswith(suffixes)]
     if not wanted:
         raise RequestError("data.source", f"hf:{repository}:{split} has no files ending in {', '.join(suffixes)}")
-    return Streamed(repository, split, opener(_listed(wanted, files[split])))
+    return Streamed(repository, split, opener(_listed(wanted, files[split])), kind == "parquet")
 
 
 def _listed(files: list[str], everything: list[str]) -> Listed:

@@ -56,7 +56,7 @@ def _walk(
     for entry in entries:
         reached = _step(pattern, states, entry.name)
         if is_hidden(entry.name):
-            left_out[HIDDEN] += bool(reached)
+            left_out[HIDDEN] += len(pattern) in reached or bool(reached and _is_dir(entry))
         elif reached and _is_dir(entry):
             yield from _walk(folder / entry.name, pattern, reached, above | {real}, left_out)
         elif len(pattern) in reached and (folder / entry.name).is_file():
