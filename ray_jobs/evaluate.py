@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from ipsolve.citation import bibliography
 from ipsolve.report import console_table, open_run, write_report
@@ -24,6 +25,7 @@ from ipsolve.runs.experiment import Experiment
 from ipsolve.runs.results import RunFolder
 from ipsolve.runs.summary import write_summary
 from ray_jobs import cli
+from ray_jobs.pipeline.folder.content import images_read
 from ray_jobs.pipeline.folder.finish import gaps
 from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.job import Job, dry_run, run_job
@@ -75,6 +77,9 @@ class Evaluation(Job):
 
     def seconds(self, index: RunIndex) -> dict[str, float]:
         return index.seconds(self.experiment.cells)
+
+    def images_read(self, run: RunFolder) -> dict[str, Any]:
+        return images_read(run, self.experiment.image_ids)
 
     def gaps(self, index: RunIndex) -> list[str]:
         asked = self.experiment.asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,6 +58,13 @@ class Batch:
         ids = tuple(self.image_ids[i] for i in rows)
         captions = {name: self.captions[name] for name in ids if name in self.captions}
         return replace(self, image_ids=ids, images=images, errors={}, captions=captions)
+
+
+def image_digest(image: Array) -> str:
+    """Return sha256, 64 hexadecimal digits, of the numbers of an image as they were read, their type and shape."""
+    state = hashlib.sha256(f"{image.dtype.str}{list(image.shape)}".encode())
+    state.update(np.ascontiguousarray(image).data)
+    return state.hexdigest()
 
 
 class Failure(NamedTuple):
