@@ -109,7 +109,9 @@ def test_a_file_of_several_data_sets_is_asked_which(tmp_path: Path, coils: Array
         open_source({"source": str(tmp_path), "dataset": "kspase"}, None, COMPLEX)
 
 
-@pytest.mark.parametrize("broken", [b"<ismrmrdHeader", b"<a/>", b"x" * 20, header(0, 5)])
+@pytest.mark.parametrize(
+    "broken", [b"<ismrmrdHeader", b"<a/>", b"x" * 20, header(0, 5), b"<!DOCTYPE a []>" + header(6, 5)]
+)
 def test_a_broken_header_is_the_failure_of_its_file(tmp_path: Path, coils: Array, broken: bytes) -> None:
     write_fastmri(tmp_path / "a.h5", coils[:, 0, 3:9, 2:7], (6, 5))
     write_fastmri(tmp_path / "b.h5", coils[:, 0, 3:9, 2:7], (6, 5))
@@ -120,6 +122,35 @@ def test_a_broken_header_is_the_failure_of_its_file(tmp_path: Path, coils: Array
     found = source.load_batch(range(len(source)), 5)
     assert [isinstance(each, ImageError) for each in found] == [True, False, False, False]
     assert "ISMRMRD header" in str(found[0])
+
+
+def test_nothing_is_read_that_lies_in_another_file(tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(30 * 8))
+    with h5py.File(tmp_path / "other.hdf5", "w") as other:
+        other["data"] = np.zeros((1, 6, 5))
+    layout = h5py.VirtualLayout((1, 6, 5), float)
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.hdf5"), "data", (1, 6, 5))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("stored", (1, 6, 5), float, external=[(str(tmp_path / "secret.bin"), 0, 30 * 8)])
+        file.create_virtual_dataset("virtual", layout)
+        file["linked"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "data")
+        file["soft"] = h5py.SoftLink("/linked")
+    for name in (None, "stored", "virtual", "linked", "soft"):
+        with pytest.raises(RequestError, match=r"data\.dataset: .*it has: none"):
+            open_source({"source": str(tmp_path / "a.h5"), "dataset": name}, None, GRAY)
+
+
+def test_a_file_that_claims_to_be_huge_is_a_failure_before_memory_is_asked_for(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", (2, 10**6, 10**6), "u1", chunks=(1, 1000, 1000), compression="gzip")
+    image = nibabel.Nifti1Image(np.zeros((5, 6, 7), np.float32), np.eye(4))
+    nibabel.save(image, tmp_path / "b.nii")
+    content = bytearray((tmp_path / "b.nii").read_bytes())
+    content[42:48] = np.array([32000, 32000, 32000], "<i2").tobytes()  # of its header, the size
+    (tmp_path / "b.nii").write_bytes(content)
+    for place, signal in ((tmp_path / "a.h5", GRAY), (tmp_path / "b.nii", Signal.of((7, 6, 5)))):
+        with pytest.raises(ImageError, match=r"too large|an array of shape \[32000"):
+            open_source(str(place), None, signal).load(0, 5)
 
 
 # LoDoPaB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from ipsolve.requests.errors import RequestError
 KSPACE, HEADER = "kspace", "ismrmrd_header"
 Coils = Literal["rss"] | None
 _MAX_HEADER_BYTES = 10_000_000
+_MAX_BYTES = 4 * 2**30
 _NAMESPACE = {"mrd": "http://www.ismrm.org/ISMRMRD"}
 
 
@@ -46,12 +48,16 @@ class Hdf5(Container):
 
     def _open(self, h5py: Any, dataset: str | None, coils: Coils, where: str) -> None:
         there: dict[str, Any] = {}
+        own: dict[str, Any] = {}
 
         def note(name: str, each: Any) -> None:
-            if isinstance(each, h5py.Dataset) and each.dtype.kind in "biufc" and each.ndim >= 2:
-                there[name] = each
+            # what lies in another file is not read: a file could name any that this user can read
+            if isinstance(each, h5py.Dataset) and not each.external and not each.is_virtual:
+                own[name] = each
+                if each.dtype.kind in "biufc" and each.ndim >= 2:
+                    there[name] = each
 
-        self._file.visititems(note)
+        self._file.visititems(note)  # which follows no links
         listed = ", ".join(there) or "none"
         if dataset is None and len(there) != 1:
             raise RequestError("data.dataset", f"say which data set of {where} is meant; it has: {listed}")
@@ -59,9 +65,10 @@ class Hdf5(Container):
         if name not in there:
             raise RequestError("data.dataset", f"{where} has no data set {dataset!r} of numbers; it has: {listed}")
         self._data = there[name]
+        _require_sizes(self._data)
         self._kspace = None
         if name.rpartition("/")[2] == KSPACE and self._data.dtype.kind == "c":
-            self._kspace = KSpace.of(self._data.shape, self._file.get(HEADER), coils, where)
+            self._kspace = KSpace.of(self._data.shape, own.get(HEADER), coils, where)
         elif coils is not None:
             raise RequestError("data.coils", f"is of complex numbers called {KSPACE!r}, not of {name!r} ({where})")
         shape = self._data.shape if self._kspace is None else self._kspace.shape
@@ -129,14 +136,22 @@ class KSpace:
         return np.asarray(np.sqrt((np.abs(image.reshape(-1, height, width)) ** 2).sum(0)))
 
 
+def _require_sizes(data: Any) -> None:
+    """Raise Damaged for a data set of which a single entry could fill the memory."""
+    entry, chunk = math.prod(data.shape[1:]), math.prod(data.chunks or ())
+    if max(entry, chunk) * data.dtype.itemsize > _MAX_BYTES:
+        raise Damaged(f"entries of shape {list(data.shape[1:])} in chunks of {list(data.chunks or ())}: too large")
+
+
 def _recon_size(header: Any) -> tuple[int, int] | None:
     """Return (H, W) of the reconstruction space in an ISMRMRD header (its x is the readout, the rows of k-space)."""
     if header is None:
         return None
     content = header[()]
     text = content if isinstance(content, bytes | str) else bytes(content)
-    if len(text) > _MAX_HEADER_BYTES:
-        raise Damaged(f"an ISMRMRD header of {len(text)} bytes")
+    marks = text.encode() if isinstance(text, str) else text
+    if len(text) > _MAX_HEADER_BYTES or b"<!DOCTYPE" in marks or b"<!ENTITY" in marks:
+        raise Damaged(f"an ISMRMRD header of {len(text)} bytes, or with entities of its own")
     try:
         size = ElementTree.fromstring(text).find("mrd:encoding/mrd:reconSpace/mrd:matrixSize", _NAMESPACE)
         found = [] if size is None else [int(size.findtext(f"mrd:{axis}", "", _NAMESPACE)) for axis in "xy"]
