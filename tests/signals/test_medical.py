@@ -284,13 +284,20 @@ def test_frames_of_dicom_are_a_stack_or_a_volume_and_signed_values_are_read(tmp_
 
 
 def test_dicom_is_known_by_its_content_where_its_name_has_no_ending(tmp_path: Path) -> None:
-    for name in ("IM0001", "1.2.840.113619.2.55"):
+    for name in ("IM0001", "1.2.840.113619.2.55", "DICOMDIR"):
         write_dicom(tmp_path / name, counts(6, 5))
     (tmp_path / "DICOMDIR.txt").write_text("notes")
     (tmp_path / "VERSION").write_text("1")
     source = open_source(str(tmp_path), None, GRAY)
     assert ids(source) == ["1.2.840.113619.2.55", "IM0001"]
-    assert source.left_out() == {".txt": 1, "without an ending": 1}
+    assert source.left_out() == {".txt": 1, "without an ending": 2}
+
+
+@pytest.mark.parametrize("kind", ["PALETTE COLOR", "RGB", "YBR_FULL"])
+def test_colours_of_dicom_are_refused(tmp_path: Path, kind: str) -> None:
+    write_dicom(tmp_path / "a.dcm", counts(6, 5), PhotometricInterpretation=kind)
+    with pytest.raises(ImageError, match=rf"a colour image \({kind}\); allowed: MONOCHROME1, MONOCHROME2"):
+        open_source(str(tmp_path), None, GRAY).load(0, 5)
 
 
 # TIFF

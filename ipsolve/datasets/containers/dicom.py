@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from ipsolve.datasets.decoding import MAX_PIXELS
 from ipsolve.files.filesystems import is_of_store
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
+_INDEX = "DICOMDIR"  # of the images on a medium, and none of them
 
 
 class Dicom(Container):
@@ -33,13 +33,14 @@ class Dicom(Container):
             frames, rows, columns = int(about.get("NumberOfFrames") or 1), int(about.Rows), int(about.Columns)
             self._stored, samples = int(about.BitsStored), int(about.get("SamplesPerPixel", 1))
             self._signed = bool(about.get("PixelRepresentation", 0))
-            self._white_first = about.get("PhotometricInterpretation") == "MONOCHROME1"
+            kind = str(about.get("PhotometricInterpretation"))
+            self._white_first = kind == "MONOCHROME1"
         except Exception as error:  # whatever pydicom makes of bytes that are no DICOM
             if isinstance(error, OSError) and is_of_store(error):
                 raise
             raise Damaged(f"not a DICOM file with an image: {' '.join(str(error).split())}") from error
-        if samples != 1:
-            raise Damaged(f"a colour image ({about.get('PhotometricInterpretation')}); read are those of one channel")
+        if samples != 1 or kind not in ("MONOCHROME1", "MONOCHROME2"):  # of a palette the numbers are names of colours
+            raise Damaged(f"a colour image ({kind}); allowed: MONOCHROME1, MONOCHROME2")
         if rows * columns > MAX_PIXELS:
             raise Damaged(f"{columns} x {rows} pixels; at most {MAX_PIXELS} are read")
         self._about = about
@@ -47,8 +48,8 @@ class Dicom(Container):
             float(about.get("RescaleSlope", 1)), float(about.get("RescaleIntercept", 0))
         ) != (1.0, 0.0)  # fmt: skip
         size = (rows, columns)
-        kind = "f" if self._rescaled else "i" if self._signed else "u"
-        self.headers = {"": Header((frames, *size) if frames > 1 else size, kind)}
+        numbers = "f" if self._rescaled else "i" if self._signed else "u"
+        self.headers = {"": Header((frames, *size) if frames > 1 else size, numbers)}
 
     def read(self, name: str, row: int | None) -> tuple[Array, float | None]:
         shape = self.headers[name].shape
@@ -93,5 +94,5 @@ def is_dicom(file: Path) -> bool:
 
 def may_be_dicom(name: str) -> bool:
     """Return whether a name has no ending that tells what the file is: ``IM0001``, ``1.2.840.113619.2.55``."""
-    ending: Any = name.rpartition(".")[2] if "." in name else ""
-    return not ending or ending.isdigit()
+    ending = name.rpartition(".")[2] if "." in name else ""
+    return (not ending or ending.isdigit()) and name != _INDEX

@@ -33,8 +33,8 @@ class Nifti(Container):
         self._opened: list[Any] = []
         try:
             image = self._image(nibabel, file)
-            if not 2 <= len(image.shape) <= 5:
-                raise Damaged(f"a NIfTI file of {len(image.shape)} axes; read are 3, and 4 with time")
+            if len(image.shape) < 2 or sum(n > 1 for n in image.shape[3:]) > 1:
+                raise Damaged(f"a NIfTI file of shape {list(image.shape)}; read are 3 axes, and 4 with time")
             self._data, self._shape = image.dataobj, tuple(image.shape[:3]) + (1,) * (3 - len(image.shape))
             turn = ornt_transform(io_orientation(image.affine), axcodes2ornt("LPS"))
         except Damaged:

@@ -48,10 +48,11 @@ class Npy(Container):
 
 
 class Npz(Container):
-    """Several arrays by name; each is read whole, because it is compressed."""
+    """Several arrays by name; each is read whole, because it is compressed, and the last one is kept."""
 
     def __init__(self, file: File) -> None:
         self._archive = zipfile.ZipFile(file)
+        self._last: tuple[str, Array] | None = None
         self.headers = {}
         try:
             for member in self._archive.namelist():
@@ -63,8 +64,11 @@ class Npz(Container):
             raise
 
     def read(self, name: str, row: int | None) -> tuple[Array, float | None]:
-        with self._archive.open(f"{name}.npy" if f"{name}.npy" in self._archive.namelist() else name) as opened:
-            whole = np.lib.format.read_array(cast(BinaryIO, opened), allow_pickle=False)
+        if self._last is None or self._last[0] != name:
+            member = f"{name}.npy" if f"{name}.npy" in self._archive.namelist() else name
+            with self._archive.open(member) as opened:
+                self._last = name, np.lib.format.read_array(cast(BinaryIO, opened), allow_pickle=False)
+        whole = self._last[1]
         return np.asarray(whole if row is None else whole[row]), None
 
     def close(self) -> None:
