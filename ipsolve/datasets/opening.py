@@ -240,5 +240,6 @@ def _kind_of(source: str, found: Iterable[PurePath], wanted: Sequence[str], othe
     if len(kinds) > 1:
         names = " and ".join(sorted(_KINDS[kind] for kind in kinds))
         globs = " or ".join(f"*{kind or next(iter(wanted))}" for kind in sorted(kinds))
-        raise RequestError("data.source", f"{source} holds both {names}; use a glob such as {globs}")
+        way = "give each a folder of its own" if is_uri(source) else f"use a glob such as {globs}"
+        raise RequestError("data.source", f"{source} holds both {names}; {way}")
     return kinds.pop()

@@ -131,5 +131,10 @@ def test_a_compressed_tar_by_name_and_a_folder_of_both_are_one_line(tmp_path: Pa
     with pytest.raises(RequestError, match=r"holds both images and tars; use a glob such as \*\.png or \*\.tar"):
         open_source(str(tmp_path))
     assert len(open_source(f"{tmp_path}/*.tar")) == 1
+    store = fsspec.filesystem("memory")
+    for name in ("a.tar", "b.png"):
+        store.pipe(f"/both/{name}", (tmp_path / name).read_bytes())
+    with pytest.raises(RequestError, match=r"holds both images and tars; give each a folder of its own"):
+        open_source("memory://both")
     with pytest.raises(RequestError, match=r"data\.captions: no image in .*a\.tar has a \.txt of its name"):
         open_source({"source": f"{tmp_path}/*.tar", "captions": "txt"})
