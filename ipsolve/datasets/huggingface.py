@@ -105,6 +105,8 @@ class HuggingFaceSource(Source):
         if not cell or (cell["bytes"] is None and cell["path"] is None):
             raise ImageError("the row has no image")
         file = Path(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"])
+        if isinstance(file, Path) and not file.is_file():
+            raise ImageError(f"the row has the path {file} and no bytes, and there is no such file")
         return self.reading.of_picture(file) if self.reading else centre_square(read_rgb(file), size)
 
     def captions(self, indices: Sequence[int]) -> list[str | None]:

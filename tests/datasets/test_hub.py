@@ -13,7 +13,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from ipsolve.datasets import Source, open_source
+from ipsolve.datasets import ImageError, Source, open_source
 from ipsolve.requests.errors import RequestError
 from ipsolve.signal import Signal
 from tests.datasets.test_parquet import picture, png, value
@@ -90,6 +90,15 @@ def test_a_set_is_the_same_loaded_and_streamed(tmp_path: Path, layout: str, stre
     if streaming and layout == "webdataset":
         names = [f"test-{i // 3:03d}.tar#{i:05d}.png" for i in range(ROWS)]
     assert sorted(found) == sorted((f"{folder}/test/{name}", i, f"words {i}") for i, name in enumerate(names))
+
+
+def test_a_file_of_a_set_that_is_gone_is_a_failure_of_its_own(tmp_path: Path) -> None:
+    folder = imagefolder(tmp_path / "set")
+    source = open_source(f"hf:{folder}:test")
+    (folder / "test/b/1.png").unlink()
+    found = source.load_batch(range(ROWS), 8)
+    assert [isinstance(each, ImageError) for each in found] == [False, True, False, False, False]
+    assert "there is no such file" in str(found[1])
 
 
 @pytest.mark.parametrize("column", ["image", "picture"])
