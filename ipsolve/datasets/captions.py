@@ -13,7 +13,7 @@ import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ipsolve.datasets.listed import Listed
 from ipsolve.requests.errors import RequestError
@@ -24,7 +24,13 @@ _LOOKED_AT = 64
 
 
 class Captions(ABC):
-    """The captions of files by their number."""
+    """The captions of files by their number.
+
+    Attributes:
+        endings: of the files that they are in, which are not left out then.
+    """
+
+    endings: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def of(self, file: int) -> str | None:
@@ -35,6 +41,7 @@ class Captions(ABC):
 class TextFiles(Captions):
     """``a/b.txt`` is the caption of ``a/b.png``; it is read when it is asked for."""
 
+    endings: ClassVar[tuple[str, ...]] = (".txt",)
     files: Listed
 
     def of(self, file: int) -> str | None:
@@ -46,6 +53,7 @@ class TextFiles(Captions):
 class FromTables(Captions):
     """Captions that were read from tables when the source was made."""
 
+    endings: ClassVar[tuple[str, ...]] = (".jsonl", ".csv")
     files: Listed
     captions: Mapping[str, str]
 

@@ -33,7 +33,8 @@ class ImageFiles(Source):
         return super().captions(indices) if self.words is None else [self.words.of(index) for index in indices]
 
     def left_out(self) -> dict[str, int]:
-        return dict(self.files.left_out)
+        used = () if self.words is None else self.words.endings
+        return {why: count for why, count in self.files.left_out.items() if why not in used}
 
     def describe(self) -> dict[str, str | int]:
         return {"kind": "files", "n": len(self), "digest": digest(self.files.facts())}

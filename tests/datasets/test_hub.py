@@ -186,3 +186,5 @@ def test_the_tree_of_ffhq(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     assert source.image_ids(range(3)) == ["00000/00000.png", "00000/00999.png", "01000/01000.png"]
     assert source.left_out() == {".txt": 1}
+    (tmp_path / "00000/00000.txt").write_text("a face")
+    assert open_source({"source": str(tmp_path), "captions": "txt"}).left_out() == {}
