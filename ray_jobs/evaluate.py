@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from ipsolve.citation import bibliography
 from ipsolve.report import console_table, open_run, write_report
@@ -24,10 +25,11 @@ from ipsolve.runs.experiment import Experiment
 from ipsolve.runs.results import RunFolder
 from ipsolve.runs.summary import write_summary
 from ray_jobs import cli
+from ray_jobs.pipeline.folder.content import images_read
 from ray_jobs.pipeline.folder.finish import gaps
 from ray_jobs.pipeline.folder.index import RunIndex
 from ray_jobs.pipeline.job import Job, dry_run, run_job
-from ray_jobs.pipeline.listing import absent_metrics, list_registered
+from ray_jobs.pipeline.listing import absent_metrics, left_out, list_registered
 from ray_jobs.pipeline.stages.reading import load
 from ray_jobs.pipeline.stages.worker import Loader, Work
 from ray_jobs.pipeline.stages.workload import Workload
@@ -62,6 +64,7 @@ class Evaluation(Job):
         source = experiment.config.data.get("source")
         return [
             f"data     {len(experiment.image_ids)} images of {source} at {experiment.signal}",
+            *left_out(experiment.source.left_out()),
             f"prior    {experiment.prior.name} ({kind}), fingerprint {experiment.prior.fingerprint()[:12]}",
             *absent_metrics(experiment.missing_metrics.items()),
         ]
@@ -74,6 +77,9 @@ class Evaluation(Job):
 
     def seconds(self, index: RunIndex) -> dict[str, float]:
         return index.seconds(self.experiment.cells)
+
+    def images_read(self, run: RunFolder) -> dict[str, Any]:
+        return images_read(run, self.experiment.image_ids)
 
     def gaps(self, index: RunIndex) -> list[str]:
         asked = self.experiment.asked

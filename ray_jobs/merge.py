@@ -22,7 +22,7 @@ import yaml
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.results import FAILURES, RESULTS, RunFolder, cell_of
 from ray_jobs import cli
-from ray_jobs.pipeline.folder import provenance
+from ray_jobs.pipeline.folder import content, provenance
 from ray_jobs.pipeline.folder.batches import file_name
 from ray_jobs.pipeline.folder.index import Content, RunIndex, kind_of, rows_of, scan
 from ray_jobs.pipeline.folder.lock import alone
@@ -64,6 +64,7 @@ def merge(locations: Sequence[str], into: str) -> int:
     with alone(target, "run"):
         cells = {name: cell for origin in origins.values() for name, cell in origin["cells"].items()}
         joined = next(iter(origins.values())) | {"cells": cells, "merged_from": origins, "end": provenance.now()}
+        joined.pop(content.KEY, None)  # of one of them
         joined["earlier"] = [each for each in history if "merged_from" not in each]
         # first: it is what says that this folder may be merged into
         target.write_json("provenance.json", joined, durable=True)
@@ -74,6 +75,7 @@ def merge(locations: Sequence[str], into: str) -> int:
         torn = [path for run in runs.values() for path in _copy(run, target)]
         settle(index)
         index.compact(COMPACT_BYTES)
+        target.write_json("provenance.json", joined | content.images_read(target), durable=True)
         rebuilt = rebuild(target)
         counts = f"{_count(index, RESULTS)} results, {_count(index, FAILURES)} failures of {len(runs)} runs"
         message = "; ".join([counts, *(f"{len(torn)} torn files were left out" for _ in torn[:1])])
@@ -109,10 +111,10 @@ def _copy(run: RunFolder, target: RunFolder) -> list[str]:
 def _copy_files(run: RunFolder, index: Mapping[str, Content], target: RunFolder) -> int:
     """Copy files that are not there yet; return how many of them are there now."""
     there, count = set(rows_of(target)), 0
-    for path, content in index.items():
+    for path, rows in index.items():
         folder = os.path.dirname(path).removeprefix(f"{run.root}/")
         # by the rows that are in it, not by its batch, some of which may have failed: what has the name is the same
-        copy = target.path(folder, file_name(cell_of(path), content.image_ids.to_pylist()))
+        copy = target.path(folder, file_name(cell_of(path), rows.image_ids.to_pylist()))
         if copy not in there:
             try:
                 target.write(copy, run.read(path))

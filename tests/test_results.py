@@ -93,7 +93,8 @@ def test_the_columns_are_the_contract() -> None:
     own = result_schema(["zebra", "psnr", "ape"], ["stripes", "features"])
     assert tuple(own.names) == (*names[:6], "ape", "zebra", *names[6:], "stripes")
     assert image_metrics(["zebra", "lpips"]) == ("psnr", "ssim", "lpips", "zebra")
-    assert reference_schema(["stripes"]).names == ["image_id", "image", "features", "inception_features", "stripes"]
+    truths = ["image_id", "image", "digest", "features", "inception_features", "stripes"]
+    assert reference_schema(["stripes"]).names == truths
     assert [own.field(name).type for name in COUNTS] == [pa.int64()] * 5
 
 
@@ -137,7 +138,7 @@ def test_an_empty_run_has_empty_tables(tmp_path: Path) -> None:
 
 def test_features_come_back_as_a_matrix(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    columns = [["a", "b"], [b"png", b"png"], [np.arange(DIM, dtype=np.float16), None], [None, None]]
+    columns = [["a", "b"], [b"png", b"png"], ["0", None], [np.arange(DIM, dtype=np.float16), None], [None, None]]
     run.write_table(run.path("references", "abc-1.parquet"), pa.table(columns, schema=reference_schema()))
     table = run.references()
     assert table.schema == reference_schema()
@@ -148,7 +149,7 @@ def test_features_come_back_as_a_matrix(tmp_path: Path) -> None:
 def test_features_in_pieces_are_those_of_the_tables_each_row_once(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     values = np.arange(6 * DIM, dtype=np.float16).reshape(6, DIM)
-    columns = [list("abcdef"), [b"png"] * 6, [*values[:5], None], [None] * 6]
+    columns = [list("abcdef"), [b"png"] * 6, [None] * 6, [*values[:5], None], [None] * 6]
     table = pa.table(columns, schema=reference_schema())
     run.write_table(run.path("references", "abc-1.parquet"), table)
     run.write_table(run.path("references", "abc-2.parquet"), table.slice(0, 2))  # left by a crashed compaction

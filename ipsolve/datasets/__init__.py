@@ -1,4 +1,4 @@
-"""Where images come from: the procedural portraits, files, Parquet, Hugging Face data sets."""
+"""Where images come from: the procedural portraits, files of many kinds, Hugging Face data sets."""
 
 from ipsolve.datasets.base import ImageError, Source
 from ipsolve.datasets.opening import open_source

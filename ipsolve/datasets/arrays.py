@@ -1,176 +1,78 @@
-"""Signals that are no colour photographs: arrays in npy, npz and Parquet, gray images of 8 to 32 bits.
-
-Values become float32 in [-1, 1]. Integers are read from 0, which is -1, to the largest number of their type;
-``value_range: [low, high]`` says otherwise, and says it of floating-point numbers, which without it must lie in [-1, 1]
-as they are. Complex numbers are divided by ``high``; without it their modulus must not exceed 1. What is outside of a
-given range stays outside: nothing is clipped.
-"""
+"""Signals that are no colour photographs, in files of arrays: see :mod:`ipsolve.datasets.containers`."""
 
 from __future__ import annotations
 
 import bisect
-import io
-import zipfile
+import math
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image as Pillow
+from typing import Any, NoReturn
 
 from ipsolve.datasets.base import ImageError, Source, digest
+from ipsolve.datasets.containers import GRAY_SUFFIXES, Container, Opening
 from ipsolve.datasets.decoding import MAX_PIXELS
 from ipsolve.datasets.listed import Listed
+from ipsolve.datasets.reading import Reading, axes
+from ipsolve.datasets.remote import raise_of_store
 from ipsolve.files.filesystems import is_of_store
 from ipsolve.requests.errors import RequestError
-from ipsolve.signal import Signal
 
-Array = NDArray[Any]
-ARRAY_SUFFIXES = (".npy", ".npz")
-GRAY_SUFFIXES = (".png", ".tif", ".tiff")
-_TOLERANCE = 1e-3  # of float32 and of files that were made by dividing
-_MAGIC = b"\x93NUMPY"
-_GRAY_MODES = {"1": 1, "L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 2**31 - 1, "F": None}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How numbers in a file become a signal.
-
-    Attributes:
-        value_range: what is -1 and what is 1; None, as said above.
-    """
-
-    signal: Signal
-    value_range: tuple[float, float] | None = None
-
-    def to_signal(self, values: Array) -> NDArray[np.float32]:
-        """Return values as float32 of the signal's shape.
-
-        Raises:
-            ImageError: another shape, values that are no numbers, are not finite or are out of range.
-        """
-        kind, shape = self.signal.kind, self.signal.shape
-        if values.dtype.kind not in "biufc":
-            raise ImageError(f"an array of {values.dtype}; allowed: numbers")
-        if values.dtype.kind == "c":
-            if kind != "complex":
-                raise ImageError(f"complex numbers, and the prior is of {kind} signals")
-            values = np.stack([values.real, values.imag])  # of [1, H, W], too, which is then refused by its shape
-            if self.value_range is not None:
-                values = values / self.value_range[1]
-        else:
-            values = self._real(values)
-        if kind == "gray" and values.shape == shape[1:]:
-            values = values[None]
-        if kind == "video" and values.shape != shape and values.shape == (shape[0], *shape[2:], shape[1]):
-            values = np.moveaxis(values, -1, 1)  # channels last, as frames are often kept
-        if values.shape != shape:
-            raise ImageError(f"an array of shape {list(values.shape)}, and the prior is of {list(shape)}")
-        found = np.asarray(values, np.float32)
-        if not np.isfinite(found).all():
-            raise ImageError("values that are NaN or infinite")
-        largest = float(np.hypot(*found).max() if kind == "complex" else np.abs(found).max())
-        if self.value_range is None and largest > 1 + _TOLERANCE:
-            raise ImageError(f"values reach {largest:.4g}; data.value_range: [low, high] says which are -1 and 1")
-        return found
-
-    def _real(self, values: Array, most: float | None = None) -> Array:
-        if self.value_range is not None:
-            low, high = self.value_range
-            return (values.astype(np.float64) - low) * (2 / (high - low)) - 1
-        if values.dtype.kind == "f":
-            return values
-        most = float(np.iinfo(values.dtype).max if values.dtype.kind != "b" else 1) if most is None else most
-        return values.astype(np.float64) * (2 / most) - 1
-
-    def of_bytes(self, content: bytes) -> NDArray[np.float32]:
-        """Return the signal in a file's content: npy, or an image of one channel; ImageError if it is neither."""
-        return self.to_signal(load_npy(content)) if content.startswith(_MAGIC) else self.of_picture(io.BytesIO(content))
-
-    def of_list(self, cell: list[Any]) -> NDArray[np.float32]:
-        """Return the signal in a (nested) list of numbers; a flat one is in the order of the signal's own shape."""
-        try:
-            values = np.asarray(cell, np.float64)
-            return self.to_signal(values.reshape(self.signal.shape) if values.ndim == 1 else values)
-        except ImageError:
-            raise
-        except (ValueError, TypeError) as error:
-            raise ImageError(f"a list that is no array: {error}") from None
-
-    def of_picture(self, file: Path | BinaryIO) -> NDArray[np.float32]:
-        """Return a gray image, PNG or TIFF of 8, 16 or 32 bits, at its own size; ImageError if it is none."""
-        if self.signal.kind != "gray":
-            raise ImageError(f"an image file, and the prior is of {self.signal.kind} signals; allowed: npy, npz")
-        try:
-            with Pillow.open(file, formats=("PNG", "TIFF")) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are read")
-                if image.mode not in _GRAY_MODES:
-                    raise ImageError(f"an image of mode {image.mode}; allowed: one channel of 8, 16 or 32 bits")
-                values, most = np.asarray(image), _GRAY_MODES[image.mode]
-                if image.format == "PNG" and image.mode == "I":  # as some versions of Pillow hold its 16 bits
-                    most = 65535
-        except ImageError:
-            raise
-        except Exception as error:  # decoders raise nearly everything on damaged bytes
-            if isinstance(error, OSError) and is_of_store(error):
-                raise
-            raise ImageError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
-        if values.dtype == np.uint32:
-            most = 2**32 - 1
-        return self.to_signal(np.asarray(self._real(values, most), np.float64))
-
-
-def load_npy(content: bytes) -> Array:
-    """Return the array in a npy file; objects, which would have to be unpickled, are refused."""
-    try:
-        loaded: Array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ImageError(f"not a npy file of numbers: {' '.join(str(error).split())}") from None
-    return loaded
+_THREADS = 16
 
 
 class ArrayFiles(Source):
-    """Signals in npy and npz files, or gray image files: one each, or a stack of them along the first axis.
+    """Signals in files of arrays: one each, or a stack of them along the first axis.
 
-    Of npy and npz only headers are read when the source is made. Identifiers are the file's name, with ``#name`` for
-    the arrays of a npz and ``#row`` in a stack.
+    Of files that can hold several only headers are read when the source is made. Identifiers are the file's name, with
+    ``#name`` for the arrays of a npz and ``#row`` in a stack.
+
+    Args:
+        by_file: the largest modulus in an array is 1 (and zero is -1, of real numbers); it is found when a signal of
+            the array is first read, by reading all of it once, a row at a time.
+
+    Raises:
+        RequestError: a reader is not installed, or what is asked of a kind of file does not fit one of them.
     """
 
-    def __init__(self, files: Listed, reading: Reading) -> None:
-        self.files, self.reading = files, reading
-        self._arrays: list[tuple[int, str, bool]] = []  # (file, name in a npz, whether it is a stack)
+    def __init__(self, files: Listed, reading: Reading, opening: Opening | None = None, by_file: bool = False) -> None:
+        self.files, self.reading, self.opening, self.by_file = files, reading, opening or Opening(), by_file
+        self._forget()
+        self._arrays: list[tuple[int, str, bool]] = []  # (file, name in it, whether it is a stack)
         lengths: list[int] = []
-        for file in range(len(files)):
-            for name, count in self._contents(file).items():
+        with ThreadPoolExecutor(_THREADS) as pool:  # a store takes its time for each
+            found = list(pool.map(self._contents, range(len(files))))
+        for file, contents in enumerate(found):
+            for name, count in contents.items():
                 self._arrays.append((file, name, count is not None))
                 lengths.append(1 if count is None else count)
         self._ends = list(accumulate(lengths))
 
+    def _forget(self) -> None:
+        self._last: tuple[int, _Open] | None = None
+        self._largest: dict[tuple[int, str], float] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_last", "_largest")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._forget()
+
     def _contents(self, file: int) -> dict[str, int | None]:
         """Return the arrays in a file by name, with the number of signals of each that is a stack."""
-        if self._is_picture(file):
+        if self.files.name(file).lower().endswith(GRAY_SUFFIXES):
             return {"": None}
         try:
-            headers = _headers(self.files.image(file), self._is_archive(file))
-        except (ValueError, OSError, EOFError, ImageError, zipfile.BadZipFile) as error:
-            if isinstance(error, OSError) and is_of_store(error):
-                raise
+            opened = _Open(self.files, file, self.opening)
+        except ImageError:
             return {"": None}  # its own fault, said where it is read
-        signal = self.reading.signal
-        stacks = {name: len(shape) > axes(signal, shape, kind) for name, (shape, kind) in headers.items()}
-        return {name: headers[name][0][0] if stack else None for name, stack in stacks.items()}
-
-    def _is_picture(self, file: int) -> bool:
-        return self.files.name(file).lower().endswith(GRAY_SUFFIXES)
-
-    def _is_archive(self, file: int) -> bool:
-        return self.files.name(file).lower().endswith(".npz")
+        headers, signal = opened.container.headers, self.reading.signal
+        opened.close()
+        stacks = {name: len(each.shape) > axes(signal, each.shape, each.kind) for name, each in headers.items()}
+        return {name: headers[name].shape[0] if stack else None for name, stack in stacks.items()}
 
     def _locate(self, index: int) -> tuple[int, str, int | None]:
         """Return (file, name of the array, row of the stack or None)."""
@@ -189,64 +91,76 @@ class ArrayFiles(Source):
     def load(self, index: int, size: int) -> Any:
         """Return one signal, float32 of the shape of the prior's; ``size`` is that of photographs and not used."""
         file, name, row = self._locate(index)
-        opened = self.files.image(file)
-        if self._is_picture(file):
-            return self.reading.of_picture(opened)
+        opened = self._opened(file)
         try:
-            values = _read(opened, name if self._is_archive(file) else None, row)
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            if isinstance(error, OSError) and is_of_store(error):
-                raise
-            raise ImageError(f"not a file of numbers: {' '.join(str(error).split())}") from None
-        return self.reading.to_signal(values)
+            self._require_size(opened.container.headers[name].shape[row is not None :])
+            values, most = opened.container.read(name, row)
+            reading = self._reading_of(file, name, opened.container)
+        except Exception as error:  # readers raise nearly everything on damaged bytes
+            opened.fail(error)
+        return reading.to_signal(values, most)
+
+    def _require_size(self, shape: tuple[int, ...]) -> None:
+        # before memory is asked for: a few bytes of a compressed file can claim to be any number of values
+        if math.prod(shape) > max(MAX_PIXELS, 2 * math.prod(self.reading.signal.shape)):
+            raise ImageError(f"an array of shape {list(shape)}, and the prior is of {list(self.reading.signal.shape)}")
+
+    def _opened(self, file: int) -> _Open:
+        """Return an open file. The last one is kept: the next row, or the next cell, wants it again."""
+        if self._last is None or self._last[0] != file:
+            if self._last is not None:
+                self._last[1].close()
+            self._last = None
+            self._last = file, _Open(self.files, file, self.opening)
+        return self._last[1]
+
+    def _reading_of(self, file: int, name: str, container: Container) -> Reading:
+        if not self.by_file:
+            return self.reading
+        if (file, name) not in self._largest:
+            self._largest[file, name] = container.largest(name)
+        if (largest := self._largest[file, name]) == 0:
+            raise ImageError("all values of the file are zero, and its largest is to be 1")
+        return replace(self.reading, value_range=(0.0, largest))
+
+    def left_out(self) -> dict[str, int]:
+        return dict(self.files.left_out)
 
     def describe(self) -> dict[str, str | int]:
         kind, facts = self.reading.signal.kind, digest(self.files.facts())
         return {"kind": "arrays", "files": len(self.files), "n": len(self), "signal": kind, "digest": facts}
 
 
-def axes(signal: Signal, shape: tuple[int, ...], kind: str) -> int:
-    """Return how many axes one signal has in an array of this shape and this kind of numbers (numpy's ``dtype.kind``).
+class _Open:
+    """A container and the stream it reads from.
 
-    Gray images may come without their channel axis, complex numbers come without the axis of their pairs.
+    Raises:
+        ImageError: the file is not what its name tells.
     """
-    if signal.kind == "complex":
-        return 2 if kind == "c" else 3
-    if signal.kind == "gray":
-        return 3 if len(shape) > 2 and shape[-3] == 1 else 2
-    return len(signal.shape)
 
+    def __init__(self, files: Listed, file: int, opening: Opening) -> None:
+        self.stream = files.stream(file)
+        try:
+            self.container = opening.open(self.stream, files.name(file), files.where(file))
+        except Exception as error:  # readers raise nearly everything on damaged bytes
+            self._close_stream()
+            self.fail(error)
 
-def _headers(file: Path | BinaryIO, archive: bool) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return the shape and the kind of numbers of the arrays in a file, by name ("" for a npy)."""
-    if not archive:
-        with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as opened:
-            return {"": _header(opened)}
-    with zipfile.ZipFile(file) as members:
-        found = {}
-        for member in members.namelist():
-            with members.open(member) as opened:
-                found[member.removesuffix(".npy")] = _header(opened)
-        return found
+    def fail(self, error: Exception) -> NoReturn:
+        """Raise an error as that of the image, unless it is that of a store, a disk or the request."""
+        raise_of_store(self.stream)
+        if isinstance(error, ImageError | RequestError) or (isinstance(error, OSError) and is_of_store(error)):
+            raise error
+        raise ImageError(f"not a file of numbers: {' '.join(str(error).split()) or type(error).__name__}") from None
 
+    def close(self) -> None:
+        self.container.close()
+        self._close_stream()
 
-def _header(opened: Any) -> tuple[tuple[int, ...], str]:
-    version = np.lib.format.read_magic(opened)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(opened)
-    return tuple(shape), dtype.kind
+    def __del__(self) -> None:
+        if hasattr(self, "container"):
+            self.close()
 
-
-def _read(file: Path | BinaryIO, name: str | None, row: int | None) -> Array:
-    """Return an array of a file, or a row of it; ``name`` None is a npy, of which a row on a disk is read by itself."""
-    if name is None:
-        whole = np.load(file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False)
-        return np.array(whole if row is None else whole[row])
-    with np.load(file, allow_pickle=False) as archive:
-        return np.asarray(archive[name] if row is None else archive[name][row])
-
-
-def check_range(value_range: tuple[float, float] | None) -> None:
-    """Raise RequestError unless a range goes up."""
-    if value_range is not None and not value_range[0] < value_range[1]:
-        raise RequestError("data.value_range", f"must be [low, high] with low < high (got {list(value_range)})")
+    def _close_stream(self) -> None:
+        if not isinstance(self.stream, Path):
+            self.stream.close()

@@ -48,6 +48,14 @@ class Source(ABC):
                 loaded.append(error)
         return loaded
 
+    def captions(self, indices: Sequence[int]) -> list[str | None]:
+        """Return the words that some images come with; None for each that has none, as all where none are asked for."""
+        return [None] * len(indices)
+
+    def left_out(self) -> dict[str, int]:
+        """Return how many files the source passed over when it was listed, by why (``hidden``, ``.txt``)."""
+        return {}
+
     @abstractmethod
     def describe(self) -> dict[str, str | int]:
         """Return what a run records of its data: ``kind``, ``n``, ``digest`` and what defines the source."""

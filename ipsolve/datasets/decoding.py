@@ -1,10 +1,10 @@
 """From the bytes of an image file to pixels, by one stated method.
 
-Read are PNG, JPEG and WebP, recognised by their content. The first frame, turned as EXIF says (an orientation that is
-not a whole number from 1 to 8 says nothing), becomes 8-bit RGB
-(16-bit grey is divided by 257; transparency is composited on black; CMYK and palettes by Pillow). One image per
-file: the largest centred square, resized with Pillow's BICUBIC filter, which widens with the scale when shrinking
-(antialiased; Catmull-Rom, a = -0.5).
+Read are PNG, JPEG, WebP, TIFF and BMP, recognised by their content. The first frame, turned as EXIF says (an
+orientation that is not a whole number from 1 to 8 says nothing), becomes 8-bit RGB (16-bit grey is divided by 257, of
+16-bit colours Pillow gives the high byte; transparency is composited on black; CMYK and palettes by Pillow). Values of
+32 bits, of which nothing says what is white, are refused. One image per file: the largest centred square, resized with
+Pillow's BICUBIC filter, which widens with the scale when shrinking (antialiased; Catmull-Rom, a = -0.5).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from PIL import UnidentifiedImageError
 from ipsolve.datasets.base import Image, ImageError
 from ipsolve.files.filesystems import is_of_store
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 100_000_000
 _EXIF_ORIENTATION = 0x0112
+_PHOTOMETRIC = 0x0106
 _TURNS = {  # of the orientations that are not upright; from 5 on, width and height change places
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
     3: Pillow.Transpose.ROTATE_180,
@@ -50,7 +51,7 @@ def _opened(file: Path | BinaryIO) -> Iterator[Pillow.Image]:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("not a PNG, JPEG or WebP image") from None
+        raise ImageError("not a PNG, JPEG, WebP, TIFF or BMP image") from None
     except Exception as error:  # decoders raise nearly everything on damaged bytes, and one image must not end a run
         if isinstance(error, OSError) and is_of_store(error):
             raise  # the disk failed, not the image
@@ -78,7 +79,8 @@ def read_rgb(file: Path | BinaryIO) -> Pillow.Image:
     with _opened(file) as image:
         image.load()
         turn = _TURNS.get(_orientation(image))
-        return _to_rgb(image if turn is None else image.transpose(turn))
+        white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+        return _to_rgb(image if turn is None else image.transpose(turn), image.format, white_is_zero)
 
 
 def _orientation(image: Pillow.Image) -> int:
@@ -87,9 +89,13 @@ def _orientation(image: Pillow.Image) -> int:
     return stated if isinstance(stated, int) and 1 <= stated <= 8 else 1
 
 
-def _to_rgb(image: Pillow.Image) -> Pillow.Image:
+def _to_rgb(image: Pillow.Image, kind: str | None, white_is_zero: bool) -> Pillow.Image:
+    if image.mode == "F" or (image.mode == "I" and kind != "PNG"):
+        raise ImageError(f"values of 32 bits (mode {image.mode}); a photograph has 8 or 16")
     if image.mode in _SIXTEEN_BIT:
         grey = np.asarray(image).astype(np.float64)
+        if white_is_zero:  # of 8 bits Pillow sees to it
+            grey = 65535 - grey
         return Pillow.fromarray(np.clip(np.round(grey / 257), 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")

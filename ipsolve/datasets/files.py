@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipsolve.datasets.base import Image, Source, digest
+from ipsolve.datasets.captions import Captions
 from ipsolve.datasets.decoding import centre_square, read_rgb
 from ipsolve.datasets.listed import Listed
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class ImageFiles(Source):
     """The centred square of each file, resized (see :mod:`ipsolve.datasets.decoding`)."""
 
     files: Listed
+    words: Captions | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -26,6 +28,13 @@ class ImageFiles(Source):
 
     def load(self, index: int, size: int) -> Image:
         return centre_square(read_rgb(self.files.image(index)), size)
+
+    def captions(self, indices: Sequence[int]) -> list[str | None]:
+        return super().captions(indices) if self.words is None else [self.words.of(index) for index in indices]
+
+    def left_out(self) -> dict[str, int]:
+        used = () if self.words is None else self.words.endings
+        return {why: count for why, count in self.files.left_out.items() if why not in used}
 
     def describe(self) -> dict[str, str | int]:
         return {"kind": "files", "n": len(self), "digest": digest(self.files.facts())}

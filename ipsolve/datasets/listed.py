@@ -7,9 +7,9 @@ import io
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ipsolve.datasets.base import ImageError
-from ipsolve.datasets.walking import is_hidden
+from ipsolve.datasets.remote import RemoteFile
+from ipsolve.datasets.walking import HIDDEN, hidden_root, is_hidden
 from ipsolve.files.filesystems import is_local, join, open_location, patiently, reason
 from ipsolve.requests.errors import RequestError
 
@@ -26,7 +27,13 @@ _CACHE_BYTES = 64 * 2**20
 
 
 class Listed(ABC):
-    """Files in an order; cheap to pickle, holds no content."""
+    """Files in an order; cheap to pickle, holds no content.
+
+    Attributes:
+        left_out: how many files were passed over when they were listed, by why.
+    """
+
+    left_out: Mapping[str, int]
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -46,6 +53,17 @@ class Listed(ABC):
         Raises:
             ImageError: it is not there any more.
         """
+
+    @abstractmethod
+    def stream(self, index: int) -> Path | BinaryIO:
+        """Return a file to be read in parts, a path or an open file that seeks; ImageError if it is not there any more.
+
+        What a store answers when it fails is kept by the file: see :mod:`ipsolve.datasets.remote`.
+        """
+
+    @abstractmethod
+    def neighbour(self, name: str) -> bytes | None:
+        """Return the content of a file by its path relative to the root, such as a caption's; None if there is none."""
 
     @abstractmethod
     def table(self, index: int) -> pq.ParquetFile:
@@ -74,6 +92,7 @@ class LocalFiles(Listed):
 
     root: Path
     paths: list[Path]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,6 +105,15 @@ class LocalFiles(Listed):
 
     def image(self, index: int) -> Path | BinaryIO:
         return self._readable(self.paths[index])
+
+    def stream(self, index: int) -> Path:
+        return self._readable(self.paths[index])
+
+    def neighbour(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except (FileNotFoundError, PermissionError, IsADirectoryError):
+            return None
 
     def beside(self, index: int, path: str) -> Path | BinaryIO:
         return self._readable(self.paths[index].parent / path)
@@ -131,8 +159,9 @@ class StoredFiles(Listed):
     same command takes up. As failures of images, which are kept, it would turn a bad night into a spoilt run.
     """
 
-    def __init__(self, location: str, sizes: dict[str, int]) -> None:
+    def __init__(self, location: str, sizes: dict[str, int], left_out: Mapping[str, int] | None = None) -> None:
         self.location, self.names, self.bytes = location, list(sizes), list(sizes.values())
+        self.left_out = left_out or {}
         self._open()
 
     def _open(self) -> None:
@@ -141,7 +170,7 @@ class StoredFiles(Listed):
         self._cache: OrderedDict[int, bytes] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"location": self.location, "names": self.names, "bytes": self.bytes}
+        return {"location": self.location, "names": self.names, "bytes": self.bytes, "left_out": self.left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -161,17 +190,30 @@ class StoredFiles(Listed):
 
     def image(self, index: int) -> BinaryIO:
         if index not in self._cache:
-            try:
-                self._cache[index] = patiently(lambda: self._read(self._path(index)))
-            except FileNotFoundError:
-                raise ImageError("the object is not there any more") from None
+            self._cache[index] = self._there(lambda: self._read(self._path(index)))
             while sum(map(len, self._cache.values())) > _CACHE_BYTES and len(self._cache) > 1:
                 self._cache.popitem(last=False)
         return io.BytesIO(self._cache[index])
 
+    def _there(self, action: Callable[[], Any]) -> Any:
+        try:
+            return patiently(action)
+        except FileNotFoundError:
+            raise ImageError("the object is not there any more") from None
+
     def _read(self, path: str) -> bytes:
         with self._filesystem.open_input_stream(path) as stream:
             return bytes(stream.read())
+
+    def stream(self, index: int) -> BinaryIO:
+        opened = self._there(lambda: self._filesystem.open_input_file(self._path(index)))
+        return RemoteFile(opened, self.names[index]).buffered()
+
+    def neighbour(self, name: str) -> bytes | None:
+        try:
+            return patiently(lambda: self._read(f"{self._root}/{name}"))
+        except FileNotFoundError:
+            return None
 
     def table(self, index: int) -> pq.ParquetFile:
         file = self._filesystem.open_input_file(self._path(index))
@@ -207,5 +249,13 @@ def list_uri(source: str, suffixes: Sequence[str]) -> StoredFiles | Path:
         named = {info.path.removeprefix(f"{path}/"): int(info.size) for info in listed}
     except (OSError, pa.ArrowException) as error:
         raise RequestError("data.source", f"cannot list {source}: {reason(error)}") from None
-    wanted = {n: size for n, size in named.items() if n.lower().endswith(tuple(suffixes)) and not is_hidden(n)}
-    return StoredFiles(source, dict(sorted(wanted.items())))
+    left_out = Counter({HIDDEN: len({hidden_root(name) for name in named if is_hidden(name)})})
+    visible = {name: size for name, size in named.items() if not is_hidden(name)}
+    wanted = {name: size for name, size in sorted(visible.items()) if name.lower().endswith(tuple(suffixes))}
+    left_out.update(ending(name) for name in visible if name not in wanted)
+    return StoredFiles(source, wanted, +left_out)
+
+
+def ending(name: str) -> str:
+    """Return what files of a kind that is not read are counted under: ``.txt``, or ``without an ending``."""
+    return os.path.splitext(name.lower())[1] or "without an ending"

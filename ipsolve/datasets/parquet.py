@@ -14,20 +14,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from ipsolve.datasets.arrays import Reading
 from ipsolve.datasets.base import Image, ImageError, Source, digest
+from ipsolve.datasets.columns import image_column, is_identifier, is_image, is_text
 from ipsolve.datasets.decoding import centre_square, read_rgb
 from ipsolve.datasets.listed import Listed
+from ipsolve.datasets.reading import Reading
 from ipsolve.files.filesystems import is_of_store, patiently
 from ipsolve.requests.errors import RequestError
 
-IMAGE_NAMES = ("image", "img", "bytes", "jpg", "jpeg", "png", "webp")
 ID_NAME = "image_id"
 _THREADS = 16
 
 
 class ParquetImages(Source):
-    """Encoded images (PNG, JPEG, WebP) in a binary column, or in the ``bytes`` field of a struct column.
+    """Encoded images in a binary column, or in the ``bytes`` field of a struct column, however deep or in a list.
 
     A struct without bytes, as ``datasets`` writes a column of image paths, is the file at its ``path`` (a relative one
     is taken from the Parquet file's folder).
@@ -37,25 +37,28 @@ class ParquetImages(Source):
 
     Args:
         files: the files, in order.
-        image_column: its name; None takes the binary column called ``image`` (or alike), else the only one.
+        image_column_name: as :class:`~ipsolve.datasets.columns.Column` writes it; None takes the binary column
+            called ``image`` (or alike), else the only one.
         id_column: its name; None takes ``image_id`` where it exists.
         reading: of what are no photographs: the bytes of npy files, gray images, or (nested) lists of numbers.
+        captions: the column of text that images come with.
 
     Raises:
-        RequestError: a file is not Parquet, has no image column, holds paths under which there is nothing, or
-            identifiers repeat.
+        RequestError: a file is not Parquet, lacks one of the columns or has another kind of it, holds paths under which
+            there is nothing, or identifiers repeat or are null.
     """
 
     def __init__(
         self,
         files: Listed,
-        image_column: str | None = None,
+        image_column_name: str | None = None,
         id_column: str | None = None,
         reading: Reading | None = None,
+        captions: str | None = None,
     ) -> None:
         self.files = files
-        self.reading = reading
-        self._last: tuple[int, Any] | None = None
+        self.reading, self.caption_column = reading, captions
+        self._last: dict[str, tuple[int, Any]] = {}
         self._groups: list[tuple[int, int, int]] = []  # (file, row group, row of the file at which it starts)
         lengths: list[int] = []
         schemas = []
@@ -72,26 +75,47 @@ class ParquetImages(Source):
         self._ends = list(accumulate(lengths))
         if not self._ends or self._ends[-1] == 0:
             raise RequestError("data.source", f"the Parquet files in {files.where(0)} have no rows")
-        self.column = _image_column(schemas[0], image_column, files.where(0), reading is not None)
+        self.column = image_column(schemas[0], image_column_name, files.where(0), reading is not None)
+        self._id_column = id_column or (ID_NAME if ID_NAME in schemas[0].names else None)
         for file, schema in enumerate(schemas):
-            if self.column not in schema.names:
-                raise RequestError(
-                    "data.source", f"{files.where(file)} has no column {self.column!r}, the image column of the others"
-                )
+            self._require_columns(schema, files.where(file), schemas[0])
         self._require_named_images(footers)
-        self._ids = self._read_ids(schemas[0], id_column)
+        self._ids = self._read_ids()
+
+    def _require_columns(self, schema: Any, where: str, first: Any) -> None:
+        """Raise RequestError unless a file has the columns that are read, of the kinds that the first file has."""
+        if not is_image(schema, self.column, self.reading is not None):
+            root = self.column.root
+            there = f"it is {schema.field(root).type} there" if root in schema.names else "it is not there"
+            raise RequestError(
+                "data.source", f"{where} has no column {str(self.column)!r} of images, as the first file has: {there}"
+            )
+        wanted = ((self._id_column, "data.id_column", is_identifier, "text or whole numbers"),
+                  (self.caption_column, "data.captions", is_text, "text"))  # fmt: skip
+        for name, key, fits, kinds in wanted:
+            if name is None:
+                continue
+            if name not in schema.names:
+                raise RequestError(key, f"no column {name!r} in {where}; there are: {', '.join(schema.names)}")
+            kind, usual = schema.field(name).type, first.field(name).type
+            if not fits(kind):
+                raise RequestError(key, f"{name!r} of {where} is {kind}; allowed: {kinds}")
+            if is_text(kind) != is_text(usual):
+                raise RequestError(key, f"{name!r} of {where} is {kind}, and {usual} in the first file")
 
     def _require_named_images(self, footers: Sequence[Any]) -> None:
         # of each file the first row group: one wrong folder would make a failure of every row, hours later
         for file, footer in enumerate(footers):
-            if footer.metadata.num_row_groups == 0 or not _is_without_bytes(footer.metadata.row_group(0), self.column):
+            leaf = self.column.leaf
+            if footer.metadata.num_row_groups == 0 or not _is_without_bytes(footer.metadata.row_group(0), leaf):
                 continue
-            column = footer.read_row_group(0, columns=[f"{self.column}.path"])[self.column]
-            paths = [cell["path"] for cell in column.to_pylist() if cell and cell["path"]]
+            rows = footer.read_row_group(0, columns=[f"{leaf}.path"])[self.column.root].to_pylist()
+            cells = [self.column.of(cell) for cell in rows]
+            paths = [cell["path"] for cell in cells if cell and cell["path"]]
             if paths and not any(self._is_there(file, path) for path in paths):
                 raise RequestError(
                     "data.source",
-                    f"column {self.column!r} of {self.files.where(file)} holds paths and no image bytes, "
+                    f"column {str(self.column)!r} of {self.files.where(file)} holds paths and no image bytes, "
                     f"and none of them can be read, such as {paths[0]!r}; allowed: paths on a local disk, absolute "
                     "or relative to the Parquet file's folder, or the bytes themselves",
                 )
@@ -103,15 +127,21 @@ class ParquetImages(Source):
             return False
         return True
 
-    def _read_ids(self, schema: Any, id_column: str | None) -> list[str] | None:
-        column = id_column or (ID_NAME if ID_NAME in schema.names else None)
+    def _read_ids(self) -> list[str] | None:
+        column = self._id_column
         if column is None:
             return None
-        if column not in schema.names:
-            raise RequestError("data.id_column", f"no column {column!r}; there are: {', '.join(schema.names)}")
         with ThreadPoolExecutor(_THREADS) as pool:
-            columns = pool.map(lambda file: _open(self.files, file).read([column])[column], range(len(self.files)))
-            ids = [str(value) for values in columns for value in values.to_pylist()]
+            read = pool.map(lambda file: _open(self.files, file).read([column])[column], range(len(self.files)))
+            columns = list(read)
+        for file, values in enumerate(columns):
+            if values.null_count:
+                raise RequestError(
+                    "data.id_column",
+                    f"{column!r} of {self.files.where(file)} is null in {values.null_count} of {len(values)} rows; "
+                    "every image has a name",
+                )
+        ids = [str(value) for values in columns for value in values.to_pylist()]
         if len(set(ids)) < len(ids):
             raise RequestError("data.id_column", f"the values of {column!r} are not unique")
         return ids
@@ -156,9 +186,10 @@ class ParquetImages(Source):
     def _decode(self, group: int, cell: Any, size: int) -> Image | ImageError:
         if isinstance(cell, ImageError):
             return cell
-        encoded = cell.get("bytes") if isinstance(cell, dict) else cell
-        path = cell.get("path") if isinstance(cell, dict) else None
         try:
+            cell = self.column.of(cell)
+            encoded = cell.get("bytes") if isinstance(cell, dict) else cell
+            path = cell.get("path") if isinstance(cell, dict) else None
             if self.reading is not None and isinstance(cell, list):
                 return self.reading.of_list(cell)
             if encoded is None and not path:
@@ -172,27 +203,37 @@ class ParquetImages(Source):
 
     def _read_cells(self, group: int, rows: list[int]) -> list[Any]:
         try:
-            return [self._column(group)[row].as_py() for row in rows]
+            column = self._column(group, self.column.leaf)
+            return [column[row].as_py() for row in rows]
         except Exception as error:  # a damaged page costs the images in it, not the run
             if isinstance(error, OSError) and is_of_store(error):
                 raise  # Listed says why
             reason = ImageError(f"{type(error).__name__}: {' '.join(str(error).split())}")
             return [reason] * len(rows)
 
-    def _column(self, group: int) -> Any:
-        """Return the images of a row group. The last one is kept: the next batch, or the next cell, wants it again."""
-        if self._last is None or self._last[0] != group:
+    def captions(self, indices: Sequence[int]) -> list[str | None]:
+        if self.caption_column is None:
+            return super().captions(indices)
+        places = map(self._locate, indices)
+        return [self._column(group, self.caption_column)[row].as_py() for group, row in places]
+
+    def _column(self, group: int, name: str) -> Any:
+        """Return a column of a row group. The last is kept: the next batch, or the next cell, wants it again."""
+        if name not in self._last or self._last[name][0] != group:
             file, group_of_file, _ = self._groups[group]
-            table = patiently(lambda: self.files.table(file).read_row_group(group_of_file, columns=[self.column]))
-            self._last = group, table[self.column]
-        return self._last[1]
+            table = patiently(lambda: self.files.table(file).read_row_group(group_of_file, columns=[name]))
+            self._last[name] = group, table.column(0)
+        return self._last[name][1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_last": None}
+        return self.__dict__ | {"_last": {}}
+
+    def left_out(self) -> dict[str, int]:
+        return dict(self.files.left_out)
 
     def describe(self) -> dict[str, str | int]:
-        facts = digest([*self.files.facts(), self.column])
-        return {"kind": "parquet", "files": len(self.files), "column": self.column, "n": len(self), "digest": facts}
+        facts, column = digest([*self.files.facts(), self.column]), str(self.column)
+        return {"kind": "parquet", "files": len(self.files), "column": column, "n": len(self), "digest": facts}
 
 
 def _open(files: Listed, file: int) -> Any:
@@ -201,37 +242,6 @@ def _open(files: Listed, file: int) -> Any:
     except (pa.ArrowException, OSError) as error:
         where, why = files.where(file), (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError("data.source", f"{where} is not readable Parquet: {why}") from None
-
-
-def _image_column(schema: Any, wanted: str | None, path: str, numbers: bool) -> str:
-    import pyarrow.types as types
-
-    def holds_images(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return any(field.name == "bytes" and holds_images(field.type) for field in kind)
-        if numbers and (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
-            return True
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-    candidates: list[str] = [field.name for field in schema if holds_images(field.type)]
-    if wanted is not None:
-        if wanted not in candidates:
-            there = ", ".join(candidates) or "none"
-            raise RequestError(
-                "data.image_column", f"{wanted!r} is not a column of image bytes in {path}; such are: {there}"
-            )
-        return wanted
-    named = [column for column in IMAGE_NAMES if column in candidates]
-    if named:
-        return named[0]
-    if len(candidates) == 1:
-        return candidates[0]
-    problem = (
-        f"columns {', '.join(candidates)} could all be it" if candidates else f"columns: {', '.join(schema.names)}"
-    )
-    raise RequestError(
-        "data.image_column", f"no image column (bytes, or a struct with bytes) found in {path}; {problem}"
-    )
 
 
 def _is_without_bytes(group: Any, column: str) -> bool:

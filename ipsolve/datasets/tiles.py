@@ -112,6 +112,9 @@ class TiledImages(Source):
         top = (grid.height - grid.rows * self.tile) // 2 + row * self.tile
         return centre_square(photograph.crop((left, top, left + self.tile, top + self.tile)), size)
 
+    def left_out(self) -> dict[str, int]:
+        return dict(self.files.left_out)
+
     def describe(self) -> dict[str, str | int]:
         facts = [*self.files.facts(), self.tile, self.downscale]
         return {

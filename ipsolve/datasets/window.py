@@ -36,5 +36,11 @@ class Window(Source):
     def load_batch(self, indices: Sequence[int], size: int) -> list[Image | ImageError]:
         return self.source.load_batch([index + self.offset for index in indices], size)
 
+    def captions(self, indices: Sequence[int]) -> list[str | None]:
+        return self.source.captions([index + self.offset for index in indices])
+
+    def left_out(self) -> dict[str, int]:
+        return self.source.left_out()
+
     def describe(self) -> dict[str, str | int]:
         return {**self.source.describe(), "offset": self.offset}

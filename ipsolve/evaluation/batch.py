@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,18 +27,22 @@ class Batch:
         image_ids: of the images that are here.
         images: in the order of the ids, (B, ...); empty where the worker makes its own input.
         errors: why the others are not here, by image id.
+        captions: the words that images come with, by image id; one that has none is absent, and so are all where none
+            are asked for (``data.captions``).
     """
 
     cell: Cell
     image_ids: tuple[str, ...]
     images: Array = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     errors: Mapping[str, str] = field(default_factory=dict)
+    captions: Mapping[str, str] = field(default_factory=dict)
 
     def to_row(self) -> dict[str, Any]:
         """Return the batch as a row of Ray Data. All but the pixels travels as JSON, or lists would become tensors."""
         cell = [self.cell.task, self.cell.solver, self.cell.seed, self.cell.hash]
         kind = {"dtype": self.images.dtype.str, "shape": list(self.images.shape)}
         about = {"cell": cell, "image_ids": list(self.image_ids), "errors": dict(self.errors), **kind}
+        about |= {"captions": dict(self.captions)} if self.captions else {}
         return {"batch": json.dumps(about), "images": self.images.tobytes()}
 
     @classmethod
@@ -45,12 +50,21 @@ class Batch:
         """Return the batch that :meth:`to_row` made into a row."""
         about = json.loads(row["batch"])
         images = np.frombuffer(row["images"], np.dtype(about["dtype"])).reshape(about["shape"])
-        return cls(Cell(*about["cell"]), tuple(about["image_ids"]), images, about["errors"])
+        return cls(Cell(*about["cell"]), tuple(about["image_ids"]), images, about["errors"], about.get("captions", {}))
 
     def select(self, rows: Sequence[int]) -> Batch:
         """Return some of the images that are here."""
         images = self.images[list(rows)] if len(self.images) else self.images
-        return replace(self, image_ids=tuple(self.image_ids[i] for i in rows), images=images, errors={})
+        ids = tuple(self.image_ids[i] for i in rows)
+        captions = {name: self.captions[name] for name in ids if name in self.captions}
+        return replace(self, image_ids=ids, images=images, errors={}, captions=captions)
+
+
+def image_digest(image: Array) -> str:
+    """Return sha256, 64 hexadecimal digits, of the numbers of an image as they were read, their type and shape."""
+    state = hashlib.sha256(f"{image.dtype.str}{list(image.shape)}".encode())
+    state.update(np.ascontiguousarray(image).data)
+    return state.hexdigest()
 
 
 class Failure(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ipsolve.conventions import from_uint8
-from ipsolve.evaluation.batch import Batch, Failure, Outcome
+from ipsolve.evaluation.batch import Batch, Failure, Outcome, image_digest
 from ipsolve.evaluation.isolation import Fault, isolate
 from ipsolve.evaluation.pictures import encode
 from ipsolve.evaluation.sampling import solve
@@ -150,7 +150,8 @@ class Evaluator:
             if isinstance(found, Fault):
                 faults[i] = ("score", found)
             else:
-                rows.append({"image_id": batch.image_ids[i], "image": pictures[i], **found})
+                own = {"image": pictures[i], "digest": image_digest(batch.images[i])}
+                rows.append({"image_id": batch.image_ids[i], **own, **found})
         schema = reference_schema(self._feature_columns())
         return Outcome(pa.Table.from_pylist(rows, schema=schema), self._failures(batch, faults), notes)
 

@@ -30,7 +30,7 @@ def citations(config: Mapping[str, Any]) -> list[Citation]:
 def _data(source: str) -> Citation | None:
     """Return the entry of a data set that can be known by its name: what a folder holds only its owner knows."""
     kind, _, rest = source.partition(":")
-    if kind != "hf":
+    if kind != "hf" or rest[:1] in "/.~":  # a folder of their own, or a URI
         return None
     name = rest.rpartition(":")[0]
     key = re.sub(r"[^A-Za-z0-9]+", "", name)

@@ -26,7 +26,18 @@ from ipsolve.requests.validation import build
 # keys of ``data`` that say which images of a source: a run can be extended by them, no number depends on them
 EXTENT = ("offset", "limit")
 # names become folders and hive keys: nothing that leaves a folder, hides, or is read back as a number
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,63}$")]
+_READ_AS_ANOTHER = ("nan", "inf", "infinity", "true", "false", "epoch", "null", "none", "na")
+
+
+def _read_back(name: str) -> str:
+    # DuckDB makes a date of infinity and epoch, polars numbers and truth values, pandas nothing of null in a CSV
+    if name.lower() in _READ_AS_ANOTHER:
+        words = ", ".join(_READ_AS_ANOTHER)
+        raise ValueError(f"other tools take {name!r} for something else than a name; allowed: words other than {words}")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,63}$"), AfterValidator(_read_back)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]  # a column of Parquet holds it
 

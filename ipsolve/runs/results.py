@@ -103,11 +103,13 @@ def result_schema(metrics: Iterable[str] | None = None, features: Iterable[str] 
 def reference_schema(features: Iterable[str] | None = None) -> pa.Schema:
     """Return the columns of the ground truth; images that could not be read are in failures instead.
 
+    digest: sha256 of the image as it was read, null in rows of earlier runs.
+
     Args:
         features: columns of feature extractors; those of all that are registered if left out.
     """
     own = [pa.field("image_id", pa.string(), nullable=False), pa.field("image", pa.binary(), nullable=False)]
-    return pa.schema([*own, *_feature_fields(features)])
+    return pa.schema([*own, pa.field("digest", pa.string()), *_feature_fields(features)])
 
 
 def _feature_fields(columns: Iterable[str] | None) -> list[pa.Field]:
@@ -163,7 +165,7 @@ class RunFolder(Folder):
         return table if columns is None else table.select(list(columns))
 
     def references(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the ground truth, a row per image: ``image_id, image, features, inception_features``."""
+        """Return the ground truth, a row per image: ``image_id, image, digest, features, inception_features``."""
         names = None if columns is None else list(dict.fromkeys(("image_id", *columns)))
         table = _once(self._read(REFERENCES, names), ("image_id",))
         return table if columns is None else table.select(list(columns))

@@ -59,6 +59,10 @@ class Job(ABC):
         """Return what has been measured of the cost of one image, in seconds by cell hash; cells may be absent."""
         return {}
 
+    def images_read(self, run: RunFolder) -> dict[str, Any]:
+        """Return what provenance keeps of the images that were read, see :mod:`ray_jobs.pipeline.folder.content`."""
+        return {}
+
     def gaps(self, index: RunIndex) -> list[str]:
         """Return a line for each number that only some rows of a cell have."""
         return []
@@ -123,6 +127,7 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
     done, failed, missing = outcome_counts(experiment, index.refresh())
     if missing:
         raise RuntimeError(f"{missing} {job.unit} have neither a result nor a failure")
+    origin |= job.images_read(run)
     run.write_json("provenance.json", origin | {"end": origin["end"] or provenance.now()}, durable=True)
     notes = [*put_in_order(index, experiment), *job.gaps(index)]
     table, write_report = job.tabulate(run)

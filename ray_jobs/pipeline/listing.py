@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ipsolve.metrics import METRICS, SET_METRICS
 from ipsolve.operators import NOISES, OPERATORS
@@ -13,6 +13,8 @@ from ipsolve.solvers import SOLVERS, Solver
 from ray_jobs.pipeline.cluster.allocation import Allocation
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.pipeline.progress import clock
+
+MOST_KINDS = 6
 
 
 def list_registered() -> str:
@@ -111,6 +113,15 @@ def _expected(plan: Plan, allocation: Allocation, unit: str) -> list[str]:
         return [f"time     not known before the first {unit} are done{f': {how}' * (unit == 'images')}"]
     line = f"time     about {clock(seconds)} of solving, from the seconds per row that this run has measured so far"
     return [f"{line}; not measured yet, and not in it: {names}" if unmeasured else line]
+
+
+def left_out(counts: Mapping[str, int]) -> list[str]:
+    """Return a line for the files that a source passed over, if there are any: the most first, the rest as one."""
+    named = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    words = [f"{count} {name}" for name, count in named[:MOST_KINDS]]
+    if rest := sum(count for _, count in named[MOST_KINDS:]):
+        words.append(f"{rest} of other kinds")
+    return [f"left out {', '.join(words)}"] if words else []
 
 
 def absent_metrics(missing: Iterable[tuple[str, str]]) -> list[str]:

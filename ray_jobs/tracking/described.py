@@ -58,5 +58,8 @@ def describe(config: dict[str, Any], provenance: dict[str, Any]) -> Described:
     shared = {**flat("data", data), **flat("prior", config["prior"]), **precision, **networks, **samples}
     tasks = {name: flat("task", task) for name, task in config["tasks"].items()}
     known = provenance.get("data") or {}
-    sources = {str(data.get("source")): (known.get("digest", digest(config["data"])), config["data"], known)}
+    # of what was read, to the last image; before the end, and of runs that did not take it, of names and sizes
+    read = provenance.get("images_read") or {}
+    named = read.get("digest") or known.get("digest", digest(config["data"]))
+    sources = {str(data.get("source")): (named, config["data"], known | ({"images_read": read} if read else {}))}
     return Described("evaluation", shared, extent, tasks, sources)

@@ -232,3 +232,36 @@ def test_hugging_face_without_its_package_says_how_to_get_it(monkeypatch: pytest
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)  # what an absent package looks like
     with pytest.raises(RequestError, match="pip install datasets"):
         open_source("hf:org/name:test")
+
+
+def test_what_is_passed_over_in_a_folder_is_counted_by_why(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/.cache/2.png", ".git/x/y/3.png", ".git/x/4.png", "5.txt", "6.TXT", "README", ".7.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded("PNG"))
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    expected = {"hidden": 3, ".txt": 2, "without an ending": 1, "linked in a circle": 1}
+    assert open_source(str(tmp_path)).left_out() == expected
+    assert open_source({"source": str(tmp_path), "tile": 16}).left_out() == expected
+    # of a glob only what it may have meant
+    assert open_source(f"{tmp_path}/**/*.png").left_out() == {"hidden": 3, "linked in a circle": 1}
+    assert open_source(f"{tmp_path}/*/*.png").left_out() == {"hidden": 1}
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.bmp"])
+def test_photographs_of_other_formats(tmp_path: Path, name: str) -> None:
+    Image.fromarray(gradient(32, 32)).save(tmp_path / name)
+    np.testing.assert_array_equal(only(tmp_path, 32), gradient(32, 32))
+
+
+def test_tiff_of_sixteen_bits_is_a_photograph_and_of_32_bits_is_none(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    deep = np.linspace(0, 65535, 8 * 8 * 3).reshape(8, 8, 3).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb")
+    np.testing.assert_array_equal(only(tmp_path, 8), deep >> 8)
+    for photometric, expected in (("minisblack", deep[..., 0]), ("miniswhite", 65535 - deep[..., 0])):
+        tifffile.imwrite(tmp_path / "a.tif", deep[..., 0], photometric=photometric)
+        np.testing.assert_array_equal(only(tmp_path, 8)[..., 0], np.round(expected / 257).astype(np.uint8))
+    for kind in (np.float32, np.int32):
+        tifffile.imwrite(tmp_path / "a.tif", deep[..., 0].astype(kind))
+        with pytest.raises(ImageError, match="values of 32 bits"):
+            only(tmp_path, 8)

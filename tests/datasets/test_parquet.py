@@ -117,7 +117,7 @@ def test_id_column(tmp_path: Path) -> None:
     assert open_source(str(tmp_path)).image_ids([1, 0]) == ["y", "x"]
     with pytest.raises(RequestError, match=r"data\.id_column: the values of 'number' are not unique"):
         open_source({"source": str(tmp_path), "id_column": "number"})
-    with pytest.raises(RequestError, match=r"data\.id_column: no column 'name'; there are: image, image_id, number"):
+    with pytest.raises(RequestError, match=r"data\.id_column: no column 'name' in .*a\.parquet; there are: .*number"):
         open_source({"source": str(tmp_path), "id_column": "name"})
 
 
@@ -157,3 +157,93 @@ def test_images_beside_parquet_are_ambiguous(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(png(2))
     with pytest.raises(RequestError, match="holds both"):
         open_source(str(tmp_path))
+
+
+KINDS = {
+    "binary": pa.binary(),
+    "large_binary": pa.large_binary(),
+    "binary_view": pa.binary_view(),
+    "dictionary": pa.dictionary(pa.int32(), pa.binary()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("inside", [False, True], ids=["plain", "struct"])
+def test_every_kind_of_bytes_that_arrow_has(tmp_path: Path, kind: str, inside: bool) -> None:
+    cells = [png(1), None, png(3), png(3)]
+    column = pa.array(cells, pa.binary())
+    column = column.dictionary_encode() if kind == "dictionary" else column.cast(KINDS[kind])
+    if inside:
+        column = pa.StructArray.from_arrays([column, pa.nulls(4, pa.string())], ["bytes", "path"])
+    write(tmp_path / "a.parquet", {"image": column}, rows_per_group=4)  # pyarrow cannot cut views inside of structs
+    assert pa.types.is_struct(pq.read_schema(tmp_path / "a.parquet").field("image").type) == inside
+    images = open_source(str(tmp_path)).load_batch(range(4), 8)
+    assert [value(image) for image in images if isinstance(image, np.ndarray)] == [1, 3, 3]
+    assert str(images[1]) == "the row has no image bytes"
+
+
+def cell(number: int) -> dict[str, Any]:
+    return {"bytes": png(number), "path": None}
+
+
+def test_images_in_nested_structs_are_found_or_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"sample": [{"id": i, "photo": {"view": cell(i), "text": "x"}} for i in range(3)]})
+    source = open_source(str(tmp_path))
+    assert source.describe()["column"] == "sample.photo.view"
+    assert [value(image) for image in source.load_batch([2, 0], 8)] == [2, 0]
+    write(tmp_path / "a.parquet", {"pair": [{"left": cell(i), "right": cell(10 + i)} for i in range(3)]})
+    with pytest.raises(RequestError, match=r"columns pair\.left, pair\.right could all be it"):
+        open_source(str(tmp_path))
+    source = open_source({"source": str(tmp_path), "image_column": "pair.right"})
+    assert [value(image) for image in source.load_batch([2, 0], 8)] == [12, 10]
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["bytes", "struct"])
+def test_of_lists_of_images_one_is_taken_by_its_number(tmp_path: Path, inside: bool) -> None:
+    make = cell if inside else png
+    write(tmp_path / "a.parquet", {"images": [[make(i), make(10 + i)] for i in range(2)] + [[make(2)], None]})
+    with pytest.raises(RequestError, match=r"lists hold them, of which one is taken by its number: images\[0\]"):
+        open_source(str(tmp_path))
+    source = pickle.loads(pickle.dumps(open_source({"source": str(tmp_path), "image_column": "images[1]"})))
+    images = source.load_batch(range(4), 8)
+    assert [value(image) for image in images[:2]] == [10, 11]
+    assert str(images[2]) == "the row has 1 in images, and images[1] is asked for"
+    assert isinstance(images[3], ImageError)
+    for wrong in ("images", "images[x]", "images[0].left", "image[0]"):
+        with pytest.raises(RequestError, match=r"is not a column of image bytes in .*; such are: images\[0\]"):
+            open_source({"source": str(tmp_path), "image_column": wrong})
+
+
+@pytest.mark.parametrize(
+    ("other", "request_", "message"),
+    [
+        ({"image": ["a.png"], "image_id": ["c"], "text": ["t"]}, {},
+         r"data\.source: .*z\.parquet has no column 'image' of images, as the first file has: it is string there"),
+        ({"photo": [b"x"], "image_id": ["c"]}, {}, r"z\.parquet has no column 'image' of images.*: it is not there"),
+        ({"image": [b"x"]}, {}, r"data\.id_column: no column 'image_id' in .*z\.parquet; there are: image"),
+        ({"image": [b"x"], "image_id": [3]}, {}, r"data\.id_column: 'image_id' of .*z\.parquet is int64, and string"),
+        ({"image": [b"x"], "image_id": [0.5]}, {}, r"'image_id' of .*z\.parquet is double; allowed: text or whole"),
+        ({"image": [b"x"], "image_id": pa.array([None], pa.string())}, {},
+         r"data\.id_column: 'image_id' of .*z\.parquet is null in 1 of 1 rows; every image has a name"),
+        ({"image": [b"x"], "image_id": ["c"], "text": [5]}, {"captions": "text"},
+         r"data\.captions: 'text' of .*z\.parquet is int64; allowed: text"),
+        ({"image": [b"x"], "image_id": ["c"]}, {"captions": "text"}, r"data\.captions: no column 'text' in .*z\."),
+    ],
+)  # fmt: skip
+def test_the_one_file_of_another_schema_is_named_before_anything_starts(
+    tmp_path: Path, other: dict[str, Any], request_: dict[str, Any], message: str
+) -> None:
+    for name, key in (("a", "a"), ("b", "b")):
+        write(tmp_path / f"{name}.parquet", {"image": [png(1)], "image_id": [key], "text": ["words"]})
+    write(tmp_path / "z.parquet", other)
+    with pytest.raises(RequestError, match=message) as caught:
+        open_source({"source": str(tmp_path), **request_})
+    assert "\n" not in str(caught.value)
+
+
+def test_captions_are_a_column_of_text(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"image": [png(v) for v in range(4)], "text": ["a", None, "c", "d"]})
+    source = pickle.loads(pickle.dumps(open_source({"source": str(tmp_path), "captions": "text"})))
+    assert source.captions([3, 1, 0]) == ["d", None, "a"]
+    assert [value(image) for image in source.load_batch([3, 0], 8)] == [3, 0]
+    assert open_source(str(tmp_path)).captions([0]) == [None]

@@ -151,7 +151,7 @@ def test_files_that_are_none_are_failures_and_objects_are_not_unpickled(tmp_path
         ({"source": "portraits:test"}, "data.source: portraits:test holds rgb photographs"),
         ({"source": "HERE", "tile": 8}, "data.tile: has no meaning for gray signals"),
         ({"source": "HERE", "value_range": [1, 0]}, r"data.value_range: must be \[low, high\] with low < high"),
-        ({"source": "EMPTY"}, r"read are files ending in .npy, .npz, .png, .tif, .tiff, .parquet"),
+        ({"source": "EMPTY"}, r"read are files ending in .npy, .npz, .h5, .*, .tif, .tiff, .png, .bmp, .parquet, .tar"),
     ],
 )
 def test_a_wrong_request_is_one_line(tmp_path: Path, spec: dict[str, Any], message: str) -> None:

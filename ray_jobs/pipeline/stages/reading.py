@@ -70,7 +70,9 @@ def load(source: Source, cell: Cell, indices: list[int], size: int, watch: Calla
     images = {name: image for name, image in found.items() if isinstance(image, np.ndarray)}
     errors = {name: str(image) or "unreadable" for name, image in found.items() if name not in images}
     stacked = np.stack(list(images.values())) if images else np.zeros((0, size, size, 3), np.uint8)
-    return Batch(cell, tuple(images), stacked, errors)
+    words = zip(found, source.captions(indices), strict=True)
+    captions = {name: caption for name, caption in words if caption is not None and name in images}
+    return Batch(cell, tuple(images), stacked, errors, captions)
 
 
 def _watched(source: Source, index: int, size: int, refused: str) -> Image | ImageError:
