@@ -201,5 +201,5 @@ def test_flags_as_they_are_published(tmp_path: Path) -> None:
     assert read_adm(reference.random_state(SMALL), flags).unet.architecture.num_head_channels == 16
     for text in ("- a", "{", "plain"):
         (tmp_path / "model_config.yaml").write_text(text)
-        with pytest.raises(RequestError, match="FLAGS: .*(is not YAML|is not a mapping)"):
+        with pytest.raises(RequestError, match=r"FLAGS: .*(is not YAML|is not a mapping)"):
             parse_flags(str(tmp_path / "model_config.yaml"))
