@@ -38,7 +38,6 @@ class Architecture(NamedTuple):
 FFHQ = Architecture()
 NCSNPP = {"fourier": True, "encoder": "residual", "taps": (1, 3, 3, 1), "noise_mult": 2}
 SMALL = Architecture(size=16, channels=32, mult=(1, 2), blocks=1, attention=(8,))
-ADM = Architecture(channels=192, mult=(1, 2, 3, 4), blocks=3, attention=(32, 16, 8), adm=True, classes=1000, augment=0)
 
 
 class Weights:

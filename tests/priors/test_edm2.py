@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipsolve.priors import load_prior
+from ipsolve.priors.networks.diffusers_folder import without_weights
 from ipsolve.priors.networks.edm_checkpoint import read_edm2
 from ipsolve.requests.errors import RequestError
 from ray_jobs.convert import main
@@ -22,13 +23,13 @@ State = dict[str, Tensor]
 
 
 class Architecture(NamedTuple):
-    """The defaults are edm2-img64-s with a smaller image; its attention is at the second and third halving."""
+    """The defaults have the widths of edm2-img64-s at its finest resolutions."""
 
     size: int = 16
     channels: int = 192
-    mult: tuple[int, ...] = (1, 2, 3, 4)
-    blocks: int = 3
-    attention: tuple[int, ...] = (4, 2)
+    mult: tuple[int, ...] = (1, 2)
+    blocks: int = 1
+    attention: tuple[int, ...] = (8,)
     classes: int = 1000
 
 
@@ -129,15 +130,21 @@ def save(state: State, path: Path) -> None:
 
 
 @torch.no_grad()
-def test_img64_s_at_its_full_width(tmp_path: Path) -> None:
+def test_the_widths_of_img64_s(tmp_path: Path) -> None:
     a = Architecture()
     state = random_state(a)
     save(state, tmp_path / "edm2.pt")
     assert main([str(tmp_path / "edm2.pt"), str(tmp_path / "prior")]) == 0
     prior = load_prior({"prior": "pixel", "path": str(tmp_path / "prior"), "label": 207})
-    assert round(sum(p.numel() for p in prior.unet.parameters()) / 1e6) == 280  # table 2 of the paper
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     assert_same(prior.denoise(x, prior.schedule.level(0.7)), denoise(Weights(state), x, 0.7, a, 207), 1e-5)
+
+
+def test_img64_s_has_the_published_size() -> None:
+    config = {"sample_size": 64, "widths": [192, 384, 576, 768], "attention": [False, False, True, True]}
+    config |= {"num_blocks": 3, "noise_channels": 192, "emb_channels": 768, "num_class_embeds": 1000}
+    unet = without_weights({"_class_name": "Edm2UNet", **config}, "here")
+    assert round(sum(p.numel() for p in unet.parameters()) / 1e6) == 280  # table 2 of the paper
 
 
 @pytest.mark.parametrize(

@@ -208,9 +208,10 @@ def _renamed(module: dict[str, Tensor]) -> dict[str, Tensor]:
         return {_replaced(name, _RESIDUAL): tensor for name, tensor in module.items()}
     if _is(module, "attention"):
         # q, k, v of a channel are neighbours there; matrices are transposed here
-        joint = {k: torch.stack([module[f"NIN_{i}.{k}"].T for i in range(3)], dim=1).flatten(0, 1) for k in ("W", "b")}
-        weights = {"qkv.weight": joint["W"][..., None, None], "qkv.bias": joint["b"]}
-        weights |= {"proj.weight": module["NIN_3.W"].T[..., None, None], "proj.bias": module["NIN_3.b"]}
+        matrices, biases = ([module[f"NIN_{i}.{k}"] for i in range(3)] for k in ("W", "b"))
+        joint = torch.stack([matrix.mT for matrix in matrices], dim=1).flatten(0, 1)
+        weights = {"qkv.weight": joint[..., None, None], "qkv.bias": torch.stack(biases, dim=1).flatten()}
+        weights |= {"proj.weight": module["NIN_3.W"].mT[..., None, None], "proj.bias": module["NIN_3.b"]}
         return weights | {f"norm2.{k}": module[f"GroupNorm_0.{k}"] for k in ("weight", "bias")}
     return {name.rsplit(".", 1)[-1]: tensor for name, tensor in module.items()}
 
