@@ -1,7 +1,8 @@
 """Turn a published checkpoint into a prior folder: diffusers layout, safetensors.
 
-Usage: ``python -m ray_jobs.convert CHECKPOINT OUT_DIR [--weights raw|ema]``. CHECKPOINT is a CompVis LDM file (.ckpt
-or .safetensors), or a folder in diffusers layout whose weights are pickled (.bin).
+Usage: ``python -m ray_jobs.convert CHECKPOINT OUT_DIR [--weights raw|ema] [--flags FLAGS]``. CHECKPOINT is a file of
+tensors (.pt, .pth, .ckpt, .safetensors): a CompVis LDM, guided diffusion (ADM), EDM, EDM2 or score_sde; or a folder in
+diffusers layout whose weights are pickled (.bin). Which of them it is, is read off the names of its tensors.
 """
 
 from __future__ import annotations
@@ -21,11 +22,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ipsolve.files.filesystems import require_local
-from ipsolve.priors.networks.compvis import WeightsKind, read_checkpoint
+from ipsolve.priors.networks.adm_checkpoint import parse_flags
+from ipsolve.priors.networks.checkpoints import FAMILIES, Family, family_of, unwrapped
+from ipsolve.priors.networks.compvis import COMPVIS, WeightsKind, read_checkpoint
+from ipsolve.priors.networks.score_sde import averaged, read_score_sde
 from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
 
 _WEIGHTS = "diffusion_pytorch_model"
+_PICKLE_TO_STATE = (
+    "in a checkout of its authors' code, where you trust it: python -c \"import pickle, sys, torch; "
+    "torch.save(pickle.load(open(sys.argv[1], 'rb'))['ema'].state_dict(), sys.argv[2])\" MODEL.pkl MODEL.pt"
+)
 # old Lightning files name this class as a dictionary key; an empty class stands in for it, so nothing of it is run
 _INERT = type("Inert", (), {})
 _HARMLESS: list[Any] = [(_INERT, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
@@ -34,24 +42,37 @@ _HARMLESS: list[Any] = [(_INERT, "pytorch_lightning.callbacks.model_checkpoint.M
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 converted, 2 the request is wrong."""
     parser = argparse.ArgumentParser(prog="python -m ray_jobs.convert", description=__doc__)
-    parser.add_argument("checkpoint", help="a .ckpt or .safetensors file, or a folder with .bin weights")
+    parser.add_argument("checkpoint", help="a file of tensors, or a folder with .bin weights")
     parser.add_argument("out_dir", help="the prior folder to write; must not exist or be empty")
     parser.add_argument(
-        "--weights", choices=("raw", "ema"), default="raw", help="which UNet weights of a CompVis file (default: raw)"
+        "--weights",
+        choices=("raw", "ema"),
+        help="which weights of a file that has both (default: raw of a CompVis file, ema of a score_sde file)",
+    )
+    parser.add_argument(
+        "--flags",
+        help="what the network was trained with, where its tensors do not tell: '--image_size 256 --num_heads 4 ...', "
+        "as its authors write it, or a YAML file",
     )
     options = parser.parse_args(arguments)
 
     def command() -> int:
         for key in ("checkpoint", "out_dir"):
             require_local(getattr(options, key), key.upper())
-        convert(Path(options.checkpoint), Path(options.out_dir), options.weights)
+        convert(Path(options.checkpoint), Path(options.out_dir), options.weights, options.flags)
         return cli.COMPLETE
 
     return cli.run_command(command)
 
 
-def convert(checkpoint: Path, out_dir: Path, kind: WeightsKind = "raw") -> None:
+def convert(checkpoint: Path, out_dir: Path, kind: WeightsKind | None = None, flags: str | None = None) -> None:
     """Write the prior folder ``out_dir`` from ``checkpoint``, whole or not at all.
+
+    Args:
+        checkpoint: a file or a folder.
+        out_dir: the folder to write; absent or empty.
+        kind: which weights of a file that has both; None: raw of a CompVis file, ema of a score_sde file.
+        flags: what a pixel prior was trained with: :func:`ipsolve.priors.networks.adm_checkpoint.parse_flags`.
 
     Raises:
         RequestError: the checkpoint cannot be read safely or is not one that is known.
@@ -62,9 +83,10 @@ def convert(checkpoint: Path, out_dir: Path, kind: WeightsKind = "raw") -> None:
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")  # a sibling: renaming it is one step
     try:
         if checkpoint.is_dir():
+            _refuse(kind, flags, "a folder")
             _convert_folder(checkpoint, unfinished)
         else:
-            _convert_compvis(checkpoint, unfinished, kind)
+            _convert_file(checkpoint, unfinished, kind, None if flags is None else parse_flags(flags))
         unfinished.rename(target)  # takes the place of an empty folder
     except BaseException:  # Ctrl-C too
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -72,14 +94,16 @@ def convert(checkpoint: Path, out_dir: Path, kind: WeightsKind = "raw") -> None:
     print(f"done: use it with  prior: {{prior: {_prior_name(out_dir)}, path: {out_dir}}}")
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint file, without running any code that it may hold.
+def read_content(path: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint file holds, without running any code that it may hold.
 
     Raises:
         RequestError: no such file, another kind of file, or one that holds more than plain data.
     """
     if not path.is_file():
         raise RequestError("CHECKPOINT", f"{path} does not exist")
+    if path.suffix == ".pkl":
+        raise RequestError("CHECKPOINT", f"{path} holds Python code and is not unpickled; {_PICKLE_TO_STATE}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -93,13 +117,67 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # bytes that are no pickle at all end in whatever opcode they happen to spell
         raise RequestError("CHECKPOINT", f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    return content if isinstance(content, Mapping) else {}
 
 
-def _convert_compvis(checkpoint: Path, out_dir: Path, kind: WeightsKind) -> None:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint file; RequestError as :func:`read_content`."""
+    return _tensors(read_content(path))
+
+
+def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dictionary: the content itself, or what Lightning or score_sde call so."""
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _convert_file(checkpoint: Path, out_dir: Path, kind: WeightsKind | None, flags: Mapping[str, Any] | None) -> None:
     print(f"reading {checkpoint}", flush=True)
-    state = read_state(checkpoint)
+    content = read_content(checkpoint)
+    state = _tensors(content)
+    if any(name.startswith(COMPVIS) for name in state):
+        _refuse(None, flags, "a CompVis file")
+        _convert_compvis(state, out_dir, kind or "raw")
+    elif family := family_of(state):
+        state = _chosen(content, unwrapped(state, family), family, kind)
+        unet, scheduler, recognised = family.read(state, flags)
+        millions = sum(p.numel() for p in unet.parameters()) / 1e6
+        print(f"recognised {recognised}; writing unet: {millions:.1f} M parameters", flush=True)
+        _write_network(out_dir / "unet", unet)
+        _write_json(out_dir / "scheduler" / "scheduler_config.json", scheduler)
+    else:
+        looked_for = [(f"{COMPVIS}*", "CompVis latent diffusion"), *((f.sign, f.title) for f in FAMILIES)]
+        raise RequestError(
+            "CHECKPOINT",
+            f"{checkpoint} is of no known family; looked for tensors called "
+            + ", ".join(f"{sign} ({title})" for sign, title in looked_for),
+        )
+
+
+def _chosen(
+    content: Mapping[str, Any], state: dict[str, Tensor], family: Family, kind: WeightsKind | None
+) -> dict[str, Tensor]:
+    """Return the state with the weights that were asked for; only files of score_sde have two sets."""
+    average = content.get("ema")
+    shadow = average.get("shadow_params") if isinstance(average, Mapping) else None
+    if family.read is read_score_sde and isinstance(shadow, list) and kind != "raw":
+        print("taking the ema weights", flush=True)
+        return averaged(state, shadow)
+    if kind == "ema":
+        raise RequestError("--weights", "ema is not in this file; leave --weights out")
+    return state
+
+
+def _refuse(kind: WeightsKind | None, flags: object, what: str) -> None:
+    for value, option in ((kind, "--weights"), (flags, "--flags")):
+        if value is not None:
+            raise RequestError(option, f"is not for {what}; leave it out")
+
+
+def _convert_compvis(state: Mapping[str, Tensor], out_dir: Path, kind: WeightsKind) -> None:
     print(f"{len(state)} tensors; taking the {kind} UNet weights", flush=True)
     unet, autoencoder, scheduler = read_checkpoint(state, kind)
     for component, network in (("unet", unet), ("vqvae", autoencoder)):

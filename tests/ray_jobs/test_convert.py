@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ipsolve.priors import load_prior
 from ray_jobs.convert import main
+from tests.priors import adm_reference, edm_reference
 from tests.priors import compvis_reference as reference
 from tests.priors.compvis_reference import SMALL
 
@@ -120,13 +121,48 @@ def test_requests_that_cannot_be_met(tmp_path: Path, state: State, capsys: pytes
     (tmp_path / "text.safetensors").write_text("hello")
     assert "cannot be read" in fails(capsys, tmp_path / "text.safetensors", tmp_path / "prior")
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    assert "not a CompVis latent" in fails(capsys, tmp_path / "other.safetensors", tmp_path / "prior")
+    error = fails(capsys, tmp_path / "other.safetensors", tmp_path / "prior")
+    assert (
+        "is of no known family; looked for tensors called model.diffusion_model.* (CompVis latent diffusion), " in error
+    )
+    for family in (
+        "input_blocks.0.0.weight (guided diffusion (ADM))",
+        "(EDM)",
+        "(EDM2)",
+        "all_modules.0.* (score_sde)",
+    ):
+        assert family in error
+    (tmp_path / "edm.pkl").write_bytes(b"\x80\x04.")
+    error = fails(capsys, tmp_path / "edm.pkl", tmp_path / "prior")
+    assert "holds Python code and is not unpickled; " in error
+    assert "['ema'].state_dict(), sys.argv[2])" in error
     raw_only = {name: w for name, w in state.items() if not name.startswith("model_ema.")}
     save_file(raw_only, tmp_path / "raw.safetensors")
     assert "--weights raw" in fails(capsys, tmp_path / "raw.safetensors", tmp_path / "prior", "--weights", "ema")
+    for option in (("--weights", "raw"), ("--flags", "--image_size 256")):
+        assert f"{option[0]}: is not for a folder" in fails(capsys, tmp_path, tmp_path / "prior", *option)
+    assert "--flags: is not for a CompVis file" in fails(
+        capsys, tmp_path / "raw.safetensors", tmp_path / "prior", "--flags", "--image_size 256"
+    )
     assert not (tmp_path / "prior").exists()
     assert "OUT_DIR: must be a local folder" in fails(capsys, tmp_path / "raw.safetensors", "s3://bucket/prior")
     assert "not an empty folder" in fails(capsys, tmp_path / "raw.safetensors", tmp_path)
+
+
+def test_pixel_priors_that_are_not_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--flags", "--image_size 16 --num_head_channels 16")
+    source, into = tmp_path / "adm.pt", tmp_path / "prior"
+    adm = adm_reference.random_state(adm_reference.SMALL)
+    torch.save({**adm, "spare": torch.zeros(1)}, source)
+    assert "holds unexpected 1 weights, the first being spare" in fails(capsys, source, into, *flags)
+    torch.save(adm, source)
+    assert "--weights: ema is not in this file" in fails(capsys, source, into, "--weights", "ema")
+    assert "--flags '--image_size 256 ...'" in fails(capsys, source, into)
+    assert not into.exists()
+    assert main([str(source), str(into), *flags]) == 0
+    edm = {f"model.{name}": w for name, w in edm_reference.random_state(edm_reference.SMALL).items()}
+    torch.save({**edm, "u": torch.zeros(1001)}, source)
+    assert "holds u beside the EDM network model.*; preconditioning iddpm" in fails(capsys, source, tmp_path / "edm")
 
 
 def test_a_conversion_that_fails_half_way_leaves_nothing(

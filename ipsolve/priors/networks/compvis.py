@@ -21,7 +21,7 @@ from ipsolve.requests.errors import RequestError
 Weights = Mapping[str, Tensor]
 WeightsKind = Literal["raw", "ema"]
 
-_UNET = "model.diffusion_model."
+COMPVIS = _UNET = "model.diffusion_model."
 _FIRST_STAGE = "first_stage_model."
 # the published models have heads of 32 channels; the weights do not tell
 _HEAD_CHANNELS = 32

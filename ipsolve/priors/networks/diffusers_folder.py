@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ipsolve.files.filesystems import require_local
-from ipsolve.priors.schedules import DiscreteSchedule, cosine, from_betas, linear, scaled_linear
+from ipsolve.priors.networks.own import OWN
+from ipsolve.priors.networks.schedule_files import read_schedule
+from ipsolve.priors.schedules import Schedule, cosine, from_betas, linear, scaled_linear
 from ipsolve.requests.errors import RequestError
 
 T = TypeVar("T")
@@ -91,7 +93,7 @@ def check_network(folder: Path, component: str, allowed: Collection[str]) -> Non
 
 
 def load_network(folder: Path, component: str, allowed: Collection[str], dtype: torch.dtype) -> nn.Module:
-    """Return a network of diffusers, its weights cast to ``dtype``.
+    """Return a network of diffusers or of ours, its weights cast to ``dtype``.
 
     Raises:
         RequestError: the component is missing, of another class, has no safetensors, or its weights do not fit
@@ -109,10 +111,12 @@ def load_network(folder: Path, component: str, allowed: Collection[str], dtype: 
 
 def without_weights(config: Config, where: str) -> nn.Module:
     """Return the network that ``config`` describes, its parameters without storage (on the meta device)."""
-    import diffusers  # slow to import, and not needed to check a request
-
     with torch.device("meta"):
         try:
+            if config["_class_name"] in OWN:
+                return cast(nn.Module, OWN[config["_class_name"]].from_config(config))
+            import diffusers  # slow to import, and not needed to check a request
+
             return cast(nn.Module, getattr(diffusers, config["_class_name"]).from_config(config))
         except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
             raise RequestError(f"{where} is not valid: {' '.join(str(error).split())}") from None
@@ -141,7 +145,7 @@ def _require_fit(module: nn.Module, found: Mapping[str, tuple[int, ...]], where:
             raise RequestError(f"{where}: {name} has shape {found[name]}, its configuration implies {shape}")
 
 
-def load_schedule(folder: Path) -> tuple[DiscreteSchedule, str]:
+def load_schedule(folder: Path) -> tuple[Schedule, str]:
     """Return the noise schedule and the prediction type of ``scheduler/scheduler_config.json``.
 
     Keys that are absent have the defaults of diffusers' DDIMScheduler.
@@ -151,6 +155,8 @@ def load_schedule(folder: Path) -> tuple[DiscreteSchedule, str]:
     """
     config = read_config(folder, "scheduler", "scheduler_config.json")
     where = f"prior.path: {folder / 'scheduler' / 'scheduler_config.json'}"
+    if found := read_schedule(config, where):
+        return found
     prediction_type = str(config.get("prediction_type", "epsilon"))
     if prediction_type not in PREDICTION_TYPES:
         raise RequestError(f"{where}: prediction_type {prediction_type!r}; allowed: {', '.join(PREDICTION_TYPES)}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -66,16 +67,20 @@ def images_of_patches(state: Shape) -> Shape:
 @PRIORS.register
 @dataclass(frozen=True, config={"extra": "forbid"})
 class PixelSpec(PriorSpec):
-    """A folder in diffusers layout: ``unet/`` (UNet2DModel) and ``scheduler/``, safetensors only.
+    """A folder in diffusers layout: ``unet/`` and ``scheduler/``, safetensors only.
+
+    The UNet is diffusers' UNet2DModel, or a network that ``python -m ray_jobs.convert`` writes (ADM, EDM, score_sde).
 
     Args:
         path: the folder, or ``builtin:NAME``.
+        label: the class of a class-conditional network, for all images; None for others.
         compile: whether the network goes through torch.compile.
         channels_last: memory layout of the network.
     """
 
     name: ClassVar[str] = "pixel"
     path: str
+    label: Annotated[int, Field(ge=0)] | None = None
     compile: bool = False
     channels_last: bool = True
 
@@ -83,13 +88,15 @@ class PixelSpec(PriorSpec):
         return PriorSummary(images_of_patches(unet_state_shape(resolve(self.path))), latent=False)
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(fingerprint(resolve(self.path), ("unet", "scheduler")).encode()).hexdigest()
+        files = fingerprint(resolve(self.path), ("unet", "scheduler"))
+        chosen = "" if self.label is None else f" label {self.label}"
+        return hashlib.sha256(f"{files}{chosen}".encode()).hexdigest()
 
     def check(self) -> None:
         self.summary()
-        check_unet(resolve(self.path))
+        check_unet(resolve(self.path), self.label)
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> PixelPrior:
         self.summary()
         execution = Execution(device, precision, self.compile, self.channels_last)
-        return PixelPrior(*load_unet(resolve(self.path), execution.dtype), execution)
+        return PixelPrior(*load_unet(resolve(self.path), execution.dtype, self.label), execution)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from ipsolve.priors.base import Prior, Shape
 from ipsolve.priors.networks.diffusers_folder import Config, check_network, load_network, load_schedule, network_config
+from ipsolve.priors.networks.own import UNETS
+from ipsolve.priors.networks.preconditioning import ScoreInUnitRange, WithLabel
+from ipsolve.priors.networks.schedule_files import SCORE
 from ipsolve.priors.schedules import Level, Schedule
 from ipsolve.requests.errors import RequestError
 
@@ -60,11 +63,11 @@ DEFAULT_EXECUTION = Execution()
 
 
 class UNetPrior(Prior):
-    """A UNet2DModel that denoises states, (B, *latent_shape).
+    """A UNet that denoises states, (B, *latent_shape).
 
     Args:
-        unet: a diffusers ``UNet2DModel``. One with 2C output channels (learned variances, Nichol & Dhariwal 2021,
-            arXiv 2102.09672) is read by its first C.
+        unet: a diffusers ``UNet2DModel``, or a network that is called as one. One with 2C output channels (learned
+            variances, Nichol & Dhariwal 2021, arXiv 2102.09672) is read by its first C.
         schedule: the noise schedule it was trained with.
         prediction_type: what it returns: ``epsilon``, ``v_prediction`` (v = alpha eps - sigma x_0, Salimans & Ho
             2022, arXiv 2202.00512, app. D) or ``sample`` (x_0).
@@ -83,7 +86,7 @@ class UNetPrior(Prior):
         if t.sigma == 0:
             return x_t / t.alpha
         # a tensor, because UNet2DModel truncates a Python number to an integer time
-        time = torch.full((len(x_t),), t.time, device=x_t.device)
+        time = torch.full((len(x_t),), t.time, dtype=x_t.dtype, device=x_t.device)
         out = self.execution.run(lambda x: self.unet(x, time, return_dict=False)[0], x_t)[:, : x_t.shape[1]]
         match self.prediction_type:
             case "epsilon":
@@ -94,20 +97,47 @@ class UNetPrior(Prior):
                 return out
 
 
-def check_unet(folder: Path) -> None:
+def check_unet(folder: Path, label: int | None = None) -> None:
     """Raise RequestError where :func:`load_unet` would; no weights are loaded."""
     load_schedule(folder)
-    check_network(folder, "unet", ("UNet2DModel",))
+    _check_label(network_config(folder, "unet", UNETS), label, folder)
+    check_network(folder, "unet", UNETS)
 
 
-def load_unet(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Schedule, str]:
+def load_unet(folder: Path, dtype: torch.dtype, label: int | None = None) -> tuple[nn.Module, Schedule, str]:
     """Return the UNet of a folder in diffusers layout, its schedule and its prediction type.
 
+    Args:
+        folder: of the prior.
+        dtype: of the weights.
+        label: the class of a class-conditional network.
+
     Raises:
-        RequestError: a component is missing, of another class, or does not fit its configuration.
+        RequestError: a component is missing, of another class, or does not fit its configuration; a label without
+            classes, or none where there are.
     """
     schedule, prediction_type = load_schedule(folder)
-    return load_network(folder, "unet", ("UNet2DModel",), dtype), schedule, prediction_type
+    _check_label(network_config(folder, "unet", UNETS), label, folder)
+    unet = load_network(folder, "unet", UNETS, dtype)
+    if label is not None:
+        unet = WithLabel(unet, label)
+    if prediction_type == SCORE:
+        return ScoreInUnitRange(unet), schedule, "sample"
+    return unet, schedule, prediction_type
+
+
+def _check_label(config: Config, label: int | None, folder: Path) -> None:
+    classes, kind = config.get("num_class_embeds"), config.get("class_embed_type")
+    if kind is not None:
+        raise RequestError(
+            "prior.path", f"{folder / 'unet'} is conditioned on class_embed_type {kind!r}: not supported"
+        )
+    if classes is None and label is not None:
+        raise RequestError("prior.label", f"{folder} is not class-conditional; leave label out")
+    if classes is not None and label is None:
+        raise RequestError("prior.label", f"is required, {folder} is class-conditional; allowed: 0 to {classes - 1}")
+    if label is not None and classes is not None and not 0 <= label < classes:
+        raise RequestError("prior.label", f"must be one of the {classes} classes, 0 to {classes - 1} (got {label})")
 
 
 def unet_state_shape(folder: Path) -> Shape:
@@ -116,13 +146,11 @@ def unet_state_shape(folder: Path) -> Shape:
     Raises:
         RequestError: the configuration states no size, or its channels are not those of a denoiser.
     """
-    return state_shape(
-        network_config(folder, "unet", ("UNet2DModel",)), f"prior.path: {folder / 'unet' / 'config.json'}"
-    )
+    return state_shape(network_config(folder, "unet", UNETS), f"prior.path: {folder / 'unet' / 'config.json'}")
 
 
 def state_shape(config: Config, where: str) -> Shape:
-    """Return (C, H, W) of a UNet2DModel configuration; RequestError as :func:`unet_state_shape`."""
+    """Return (C, H, W) of the configuration of a UNet; RequestError as :func:`unet_state_shape`."""
     channels, out_channels = int(config.get("in_channels", 3)), int(config.get("out_channels", 3))
     if out_channels not in (channels, 2 * channels):
         raise RequestError(
