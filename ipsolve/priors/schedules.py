@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from ipsolve.requests.errors import RequestError
 
-_SMALLEST_RATIO = 1e-30  # stands for the ratio 0 of a clean entry where logarithms are taken
+_SMALLEST_RATIO = (
+    1e-30  # stands for the ratio 0 of a clean entry where logarithms are taken, its inverse for pure noise
+)
 
 
 class Level(NamedTuple):
@@ -78,7 +80,9 @@ class DiscreteSchedule(Schedule):
         table = np.asarray(self.alphas_cumprod)
         log_variances = np.full(table.shape, 2 * math.log(_SMALLEST_RATIO))
         np.log1p(-table, out=log_variances, where=table < 1)
-        return np.asarray(0.5 * (log_variances - np.log(table)))
+        log_signals = np.full(table.shape, 2 * math.log(_SMALLEST_RATIO))
+        np.log(table, out=log_signals, where=table > 0)
+        return np.asarray(0.5 * (log_variances - log_signals))
 
     @cached_property
     def _times(self) -> NDArray[np.float64]:
@@ -89,6 +93,8 @@ class DiscreteSchedule(Schedule):
             return Level(-1.0, 1.0, 0.0)
         if time == 0 and self.alphas_cumprod[0] == 1:
             return Level(0.0, 1.0, 0.0)
+        if time >= self._times[-1] and self.alphas_cumprod[-1] == 0:
+            return Level(float(self._times[-1]), 0.0, 1.0)
         ratio = math.exp(np.interp(time, self._times, self._log_ratios))
         alpha = 1 / math.hypot(1.0, ratio)
         return Level(float(time), alpha, ratio * alpha)
@@ -106,7 +112,8 @@ class DiscreteSchedule(Schedule):
         return self.level(index * len(self.alphas_cumprod) / 1000 - 1)
 
     def at_ratio(self, ratio: float) -> Level:
-        return self.level(float(np.interp(math.log(max(ratio, _SMALLEST_RATIO)), self._log_ratios, self._times)))
+        logarithm = math.log(min(max(ratio, _SMALLEST_RATIO), 1 / _SMALLEST_RATIO))
+        return self.level(float(np.interp(logarithm, self._log_ratios, self._times)))
 
 
 @dataclass(frozen=True)
@@ -226,3 +233,13 @@ def mcgdiff(beta_start: float = 0.02, beta_end: float = 1e-4, num_timesteps: int
 def from_betas(betas: NDArray[np.float64], steps_offset: int = 0, end_clean: bool = True) -> DiscreteSchedule:
     """Return the schedule with alphas_cumprod[t] = prod_{s <= t} (1 - beta_s); ``betas`` is (N,), each in (0, 1)."""
     return DiscreteSchedule(tuple(np.cumprod(1 - betas).tolist()), steps_offset, end_clean)
+
+
+def zero_terminal_snr(schedule: DiscreteSchedule, last: float = 0.0) -> DiscreteSchedule:
+    """Return the schedule with sqrt(alphas_cumprod) shifted and scaled to end at 0, its first entry as it was.
+
+    Lin et al. 2024 (arXiv 2305.08891, algorithm 1). ``last`` takes the place of the 0.
+    """
+    alphas = np.sqrt(np.asarray(schedule.alphas_cumprod))
+    table = ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
+    return replace(schedule, alphas_cumprod=(*table[:-1].tolist(), last))

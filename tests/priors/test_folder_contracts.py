@@ -86,7 +86,7 @@ def garble(folder: Path) -> None:
         (garble, "is not a safetensors file"),
         (lambda folder: (folder / "unet" / "config.json").write_text("{"), "is not JSON"),
         (state("unet/config.json", _class_name="UNet2DConditionModel"), "UNet2DConditionModel; allowed: UNet2DModel"),
-        (state("vqvae/config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny; allowed: AutoencoderKL, VQModel"),
+        (state("vqvae/config.json", _class_name="VQVAE"), "VQVAE; allowed: AutoencoderKL, VQModel"),
         (state("unet/config.json", block_out_channels=[8, 32]), r"has shape \(16.*its configuration implies \(32"),
         (state("unet/config.json", down_block_types=["DownBlock2D"]), "is not valid"),
         (state("unet/config.json", in_channels=4, out_channels=4), "has 3 latent channels, unet takes 4"),

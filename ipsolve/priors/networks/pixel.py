@@ -13,11 +13,14 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ipsolve.priors.base import Shape
 from ipsolve.priors.networks.diffusers_folder import fingerprint, resolve
+from ipsolve.priors.networks.hub import PriorPath
+from ipsolve.priors.networks.prediction import Prediction
 from ipsolve.priors.networks.unet import (
     DEFAULT_EXECUTION,
     Execution,
     Precision,
     UNetPrior,
+    abilities_of,
     check_unet,
     load_unet,
     state_shape,
@@ -37,9 +40,13 @@ class PixelPrior(UNetPrior):
     name = "pixel"
 
     def __init__(
-        self, unet: Any, schedule: Schedule, prediction_type: str = "epsilon", execution: Execution = DEFAULT_EXECUTION
+        self,
+        unet: Any,
+        schedule: Schedule,
+        prediction: Prediction | str = "epsilon",
+        execution: Execution = DEFAULT_EXECUTION,
     ) -> None:
-        super().__init__(unet, schedule, prediction_type, execution)
+        super().__init__(unet, schedule, prediction, execution)
         state = state_shape(dict(unet.config), "unet")
         self.patch_size = patch_size(state)
         self.image_shape = self.latent_shape = images_of_patches(state)
@@ -68,28 +75,35 @@ def images_of_patches(state: Shape) -> Shape:
 class PixelSpec(PriorSpec):
     """A folder in diffusers layout: ``unet/`` (UNet2DModel) and ``scheduler/``, safetensors only.
 
+    Both may lie at the top of the folder, as in older published ones (google/ddpm-*).
+
     Args:
-        path: the folder, or ``builtin:NAME``.
+        path: the folder, ``hf:ORG/NAME`` or ``builtin:NAME``.
+        variant: which of several weights are read, such as ``fp16`` or ``non_ema``.
         compile: whether the network goes through torch.compile.
         channels_last: memory layout of the network.
     """
 
     name: ClassVar[str] = "pixel"
-    path: str
+    path: PriorPath
+    variant: str | None = None
     compile: bool = False
     channels_last: bool = True
 
     def summary(self) -> PriorSummary:
-        return PriorSummary(images_of_patches(unet_state_shape(resolve(self.path))), latent=False)
+        folder = resolve(self.path, self.variant)
+        shape = images_of_patches(unet_state_shape(folder))
+        return PriorSummary(shape, latent=False, abilities=abilities_of(folder))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(fingerprint(resolve(self.path), ("unet", "scheduler")).encode()).hexdigest()
+        files = fingerprint(resolve(self.path, self.variant), ("unet", "scheduler"), self.variant)
+        return hashlib.sha256(files.encode()).hexdigest()
 
     def check(self) -> None:
         self.summary()
-        check_unet(resolve(self.path))
+        check_unet(resolve(self.path, self.variant), self.variant)
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> PixelPrior:
         self.summary()
         execution = Execution(device, precision, self.compile, self.channels_last)
-        return PixelPrior(*load_unet(resolve(self.path), execution.dtype), execution)
+        return PixelPrior(*load_unet(resolve(self.path, self.variant), execution.dtype, self.variant), execution)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from ipsolve.priors.base import Prior, Shape
-from ipsolve.priors.networks.diffusers_folder import Config, check_network, load_network, load_schedule, network_config
+from ipsolve.priors.networks.diffusers_folder import (
+    Config,
+    check_network,
+    component_folder,
+    load_network,
+    network_config,
+)
+from ipsolve.priors.networks.prediction import PREDICTIONS, Prediction, Velocity
+from ipsolve.priors.networks.schedulers import load_schedule
 from ipsolve.priors.schedules import Level, Schedule
 from ipsolve.requests.errors import RequestError
+from ipsolve.requests.traits import Traits
 
 Precision = Literal["float32", "bfloat16", "float64"]
 
@@ -60,21 +70,22 @@ DEFAULT_EXECUTION = Execution()
 
 
 class UNetPrior(Prior):
-    """A UNet2DModel that denoises states, (B, *latent_shape).
+    """A UNet that denoises states, (B, *latent_shape).
 
     Args:
         unet: a diffusers ``UNet2DModel``. One with 2C output channels (learned variances, Nichol & Dhariwal 2021,
             arXiv 2102.09672) is read by its first C.
         schedule: the noise schedule it was trained with.
-        prediction_type: what it returns: ``epsilon``, ``v_prediction`` (v = alpha eps - sigma x_0, Salimans & Ho
-            2022, arXiv 2202.00512, app. D) or ``sample`` (x_0).
+        prediction: what it returns, see :mod:`ipsolve.priors.networks.prediction`: ``epsilon``, ``v_prediction`` or
+            ``sample``, or how else it is to be read.
         execution: device, precision, layout.
     """
 
-    def __init__(self, unet: nn.Module, schedule: Schedule, prediction_type: str, execution: Execution) -> None:
+    def __init__(self, unet: nn.Module, schedule: Schedule, prediction: Prediction | str, execution: Execution) -> None:
         self.unet = execution.place(unet)
         self.schedule = schedule
-        self.prediction_type = prediction_type
+        self.prediction = PREDICTIONS[prediction] if isinstance(prediction, str) else prediction
+        self.abilities = _abilities(isinstance(self.prediction, Velocity))
         self.execution = execution
         if execution.compile:
             self.unet.compile()
@@ -83,42 +94,57 @@ class UNetPrior(Prior):
         if t.sigma == 0:
             return x_t / t.alpha
         # a tensor, because UNet2DModel truncates a Python number to an integer time
-        time = torch.full((len(x_t),), t.time, device=x_t.device)
-        out = self.execution.run(lambda x: self.unet(x, time, return_dict=False)[0], x_t)[:, : x_t.shape[1]]
-        match self.prediction_type:
-            case "epsilon":
-                return (x_t - t.sigma * out) / t.alpha
-            case "v_prediction":
-                return t.alpha * x_t - t.sigma * out
-            case _:
-                return out
+        time = torch.full((len(x_t),), self.prediction.time(t), device=x_t.device)
+        out = self.execution.run(lambda x: self.network(x, time), self.prediction.inputs(x_t, t))[:, : x_t.shape[1]]
+        return self.prediction.clean(x_t, out, t)
+
+    def network(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return what the UNet makes of its own input, (B, C, H, W), and times, (B,)."""
+        return self.unet(x, time, return_dict=False)[0]  # type: ignore[no-any-return]
+
+    def adapted(self) -> Self:
+        adapted = copy.copy(self)
+        adapted.unet = copy.deepcopy(self.unet).requires_grad_(True)
+        return adapted
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [each for each in self.unet.parameters() if each.requires_grad]
 
 
-def check_unet(folder: Path) -> None:
+def _abilities(flow: bool) -> Traits:
+    return frozenset({"adaptable", "flow"} if flow else {"adaptable"})
+
+
+def abilities_of(folder: Path) -> Traits:
+    """Return the abilities of the :class:`UNetPrior` of a folder; RequestError where its scheduler is not supported."""
+    return _abilities(isinstance(load_schedule(folder).prediction, Velocity))
+
+
+def check_unet(folder: Path, variant: str | None = None, allowed: Collection[str] = ("UNet2DModel",)) -> None:
     """Raise RequestError where :func:`load_unet` would; no weights are loaded."""
     load_schedule(folder)
-    check_network(folder, "unet", ("UNet2DModel",))
+    check_network(folder, "unet", allowed, variant)
 
 
-def load_unet(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Schedule, str]:
-    """Return the UNet of a folder in diffusers layout, its schedule and its prediction type.
+def load_unet(
+    folder: Path, dtype: torch.dtype, variant: str | None = None, allowed: Collection[str] = ("UNet2DModel",)
+) -> tuple[nn.Module, Schedule, Prediction]:
+    """Return the UNet of a folder in diffusers layout, its schedule and how it is to be read.
 
     Raises:
         RequestError: a component is missing, of another class, or does not fit its configuration.
     """
-    schedule, prediction_type = load_schedule(folder)
-    return load_network(folder, "unet", ("UNet2DModel",), dtype), schedule, prediction_type
+    return load_network(folder, "unet", allowed, dtype, variant), *load_schedule(folder)
 
 
-def unet_state_shape(folder: Path) -> Shape:
+def unet_state_shape(folder: Path, allowed: Collection[str] = ("UNet2DModel",)) -> Shape:
     """Return the shape of the states, (C, H, W), that the UNet of a folder was trained on, from its configuration.
 
     Raises:
         RequestError: the configuration states no size, or its channels are not those of a denoiser.
     """
-    return state_shape(
-        network_config(folder, "unet", ("UNet2DModel",)), f"prior.path: {folder / 'unet' / 'config.json'}"
-    )
+    where = component_folder(folder, "unet") / "config.json"
+    return state_shape(network_config(folder, "unet", allowed), f"prior.path: {where}")
 
 
 def state_shape(config: Config, where: str) -> Shape:
