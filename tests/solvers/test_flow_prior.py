@@ -18,6 +18,7 @@ from ipsolve.solvers.steps.diffusion import ddim_step, noise_in, vp_scale
 from .conftest import SHAPE, ShuffledPrior, mixture, posed
 from .test_every_solver import TASKS, one_sample, small
 
+
 def zero_snr(num_steps: int) -> Schedule:
     """A table whose grid of ``num_steps`` begins at its last entry, where alpha is 0."""
     return zero_terminal_snr(linear(steps_offset=999 - (num_steps - 1) * 1000 // num_steps))

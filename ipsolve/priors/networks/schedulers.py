@@ -49,7 +49,7 @@ def load_schedule(folder: Path) -> Reading:
     config = {"_class_name": "DDIMScheduler", **read_config(folder, "scheduler", FILE)}
     where = f"prior.path: {component_folder(folder, 'scheduler') / FILE}"
     name = config["_class_name"]
-    if name not in SCHEDULERS:
+    if str(name) not in SCHEDULERS:
         raise RequestError(f"{where}: _class_name {name!r}; allowed: {', '.join(sorted(SCHEDULERS))}")
     try:
         return SCHEDULERS[name](config)
