@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ipsolve.priors.context import Context
 from ipsolve.priors.schedules import Level, Schedule
 from ipsolve.requests.traits import Traits
 from ipsolve.signal import IMAGES, Signal
@@ -21,11 +22,17 @@ class Prior(ABC):
 
     The state space is the latent space for latent priors and the image space for pixel priors, whose ``encode``
     and ``decode`` are the identity. All methods treat every image of a batch on its own and are differentiable
-    in their tensor argument; parameters never require a gradient.
+    in their tensor argument; parameters never require a gradient, save those of :meth:`adapted`.
+
+    One call of ``denoise`` is one call, also where guidance by a text makes it two rows of the network for each image.
+
+    Attributes:
+        abilities: traits beyond the kind of its states: ``adaptable``, ``text``, ``flow``.
     """
 
     name: str
     latent: bool = False
+    abilities: Traits = frozenset()
     image_shape: Shape
     latent_shape: Shape
     schedule: Schedule
@@ -43,13 +50,36 @@ class Prior(ABC):
         return z
 
     def select(self, rows: Tensor) -> Self:
-        """Return the prior as seen by some images of a batch (only a metered prior cares)."""
+        """Return the prior as seen by some images of a batch (one that is metered or conditioned cares)."""
         return self
+
+    def conditioned(self, context: Context) -> Self:
+        """Return the prior of images of which ``context`` is known: the same, but for what its denoiser is told.
+
+        Raises:
+            TypeError: a prior that cannot be told so.
+        """
+        raise TypeError(f"prior {self.name} cannot be told a {context}")
+
+    def adapted(self) -> Self:
+        """Return the prior with a copy of the weights of its denoiser, which a solver may change for one image.
+
+        They are :meth:`parameters`, and require a gradient; those of the prior itself stay what they are. As an image
+        stands alone, each has a copy of its own: ``select`` one row first.
+
+        Raises:
+            TypeError: a prior that is not ``adaptable``.
+        """
+        raise TypeError(f"prior {self.name} has no weights that could be adapted")
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the weights that may be changed: none, but of an adapted prior."""
+        return []
 
     @property
     def traits(self) -> Traits:
-        """What a solver can rely on: ``latent`` or ``pixel``, and the kind of signals."""
-        return prior_traits(self.image_shape, self.latent)
+        """What a solver can rely on: ``latent`` or ``pixel``, the kind of signals, and the abilities."""
+        return prior_traits(self.image_shape, self.latent) | self.abilities
 
 
 def prior_traits(image_shape: Shape, latent: bool) -> Traits:
@@ -70,16 +100,32 @@ class MeteredPrior(Prior):
 
     def __init__(self, prior: Prior, batch_size: int) -> None:
         self.prior = prior
-        self.name, self.latent, self.schedule = prior.name, prior.latent, prior.schedule
+        self.name, self.latent, self.schedule, self.abilities = (
+            prior.name,
+            prior.latent,
+            prior.schedule,
+            prior.abilities,
+        )
         self.image_shape, self.latent_shape = prior.image_shape, prior.latent_shape
         self.counts = {name: torch.zeros(batch_size, dtype=torch.int64) for name in COUNTED}
         self.rows = torch.arange(batch_size)
 
     def select(self, rows: Tensor) -> MeteredPrior:
-        chosen = MeteredPrior(self.prior, 0)
-        chosen.counts = self.counts
-        chosen.rows = self.rows[rows.cpu()]
-        return chosen
+        return self._on_account(self.prior.select(rows), self.rows[rows.cpu()])
+
+    def conditioned(self, context: Context) -> MeteredPrior:
+        return self._on_account(self.prior.conditioned(context), self.rows)
+
+    def adapted(self) -> MeteredPrior:
+        return self._on_account(self.prior.adapted(), self.rows)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return self.prior.parameters()
+
+    def _on_account(self, prior: Prior, rows: Tensor) -> MeteredPrior:
+        metered = MeteredPrior(prior, 0)
+        metered.counts, metered.rows = self.counts, rows
+        return metered
 
     def _count(self, name: str, out: Tensor) -> Tensor:
         calls, rest = divmod(len(out), len(self.rows))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -19,7 +19,8 @@ from ipsolve.requests.errors import RequestError
 
 Spacing = Literal["leading", "trailing", "linspace"]
 
-_SMALLEST_RATIO = 1e-30  # stands for the ratio 0 of a clean entry where logarithms are taken
+# stands for the ratio 0 of a clean entry where logarithms are taken, its inverse for pure noise
+_SMALLEST_RATIO = 1e-30
 
 
 class Level(NamedTuple):
@@ -86,7 +87,9 @@ class DiscreteSchedule(Schedule):
         table = np.asarray(self.alphas_cumprod)
         log_variances = np.full(table.shape, 2 * math.log(_SMALLEST_RATIO))
         np.log1p(-table, out=log_variances, where=table < 1)
-        return np.asarray(0.5 * (log_variances - np.log(table)))
+        log_signals = np.full(table.shape, 2 * math.log(_SMALLEST_RATIO))
+        np.log(table, out=log_signals, where=table > 0)
+        return np.asarray(0.5 * (log_variances - log_signals))
 
     @cached_property
     def _times(self) -> NDArray[np.float64]:
@@ -97,6 +100,8 @@ class DiscreteSchedule(Schedule):
             return Level(-1.0, 1.0, 0.0)
         if time == 0 and self.alphas_cumprod[0] == 1:
             return Level(0.0, 1.0, 0.0)
+        if time >= self._times[-1] and self.alphas_cumprod[-1] == 0:
+            return Level(float(self._times[-1]), 0.0, 1.0)
         ratio = math.exp(np.interp(time, self._times, self._log_ratios))
         alpha = 1 / math.hypot(1.0, ratio)
         return Level(float(time), alpha, ratio * alpha)
@@ -120,7 +125,8 @@ class DiscreteSchedule(Schedule):
         return self.level(index * len(self.alphas_cumprod) / 1000 - 1)
 
     def at_ratio(self, ratio: float) -> Level:
-        return self.level(float(np.interp(math.log(max(ratio, _SMALLEST_RATIO)), self._log_ratios, self._times)))
+        logarithm = math.log(min(max(ratio, _SMALLEST_RATIO), 1 / _SMALLEST_RATIO))
+        return self.level(float(np.interp(logarithm, self._log_ratios, self._times)))
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ class EqualDecrements(DiscreteSchedule):
     """
 
     def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
-        _own_spacing(spacing)
+        require_steps(num_steps, spacing)
         alphas = np.sqrt(np.asarray(self.alphas_cumprod))
         last = len(alphas) - 1
         end = int(np.argmax(alphas < 0.01)) or last
@@ -171,9 +177,7 @@ class Edm(Schedule):
         return Level(time, 1.0, time)
 
     def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
-        _own_spacing(spacing)
-        if num_steps < 1:
-            raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 and more")
+        require_steps(num_steps, spacing)
         roots = np.linspace(self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho), num_steps)
         return [self.level(float(sigma)) for sigma in [*roots**self.rho, 0.0]]
 
@@ -195,9 +199,7 @@ class FlowMatching(Schedule):
         return Level(time, 1 - time, time)
 
     def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
-        _own_spacing(spacing)
-        if num_steps < 1:
-            raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 and more")
+        require_steps(num_steps, spacing)
         times = [1 - i / num_steps for i in range(num_steps + 1)]
         return [self.level(self.shift * t / (1 + (self.shift - 1) * t)) for t in times]
 
@@ -205,7 +207,10 @@ class FlowMatching(Schedule):
         return self.level(1.0 if math.isinf(ratio) else ratio / (1 + ratio))
 
 
-def _own_spacing(spacing: Spacing | None) -> None:
+def require_steps(num_steps: int, spacing: Spacing | None) -> None:
+    """Raise RequestError for no steps, or for a spacing: only a table of times has one to choose."""
+    if num_steps < 1:
+        raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 and more")
     if spacing is not None:
         what = f"timestep_spacing={spacing} is of schedules that are a table of times"
         raise RequestError(f"{what}, which this one is not; allowed: null")
@@ -249,3 +254,13 @@ def mcgdiff(beta_start: float = 0.02, beta_end: float = 1e-4, num_timesteps: int
 def from_betas(betas: NDArray[np.float64], steps_offset: int = 0, end_clean: bool = True) -> DiscreteSchedule:
     """Return the schedule with alphas_cumprod[t] = prod_{s <= t} (1 - beta_s); ``betas`` is (N,), each in (0, 1)."""
     return DiscreteSchedule(tuple(np.cumprod(1 - betas).tolist()), steps_offset, end_clean)
+
+
+def zero_terminal_snr(schedule: DiscreteSchedule, last: float = 0.0) -> DiscreteSchedule:
+    """Return the schedule with sqrt(alphas_cumprod) shifted and scaled to end at 0, its first entry as it was.
+
+    Lin et al. 2024 (arXiv 2305.08891, algorithm 1). ``last`` takes the place of the 0.
+    """
+    alphas = np.sqrt(np.asarray(schedule.alphas_cumprod))
+    table = ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])) ** 2
+    return replace(schedule, alphas_cumprod=(*table[:-1].tolist(), last))

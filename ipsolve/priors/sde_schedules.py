@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from ipsolve.priors.schedule_spec import SCHEDULES, ScheduleSpec
-from ipsolve.priors.schedules import Level, Schedule
+from ipsolve.priors.schedules import Level, Schedule, Spacing, require_steps
 from ipsolve.requests.errors import RequestError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -31,8 +31,8 @@ class GeometricVe(Schedule):
     def level(self, time: float) -> Level:
         return Level(time, 1.0, time)
 
-    def levels(self, num_steps: int) -> list[Level]:
-        _require_steps(num_steps)
+    def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
+        require_steps(num_steps, spacing)
         sigmas = np.geomspace(self.sigma_max, self.sigma_min, num_steps)
         return [self.level(float(sigma)) for sigma in [*sigmas, 0.0]]
 
@@ -59,8 +59,8 @@ class VpSde(Schedule):
         log_alpha = -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
         return Level(time, math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha)))
 
-    def levels(self, num_steps: int) -> list[Level]:
-        _require_steps(num_steps)
+    def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
+        require_steps(num_steps, spacing)
         times = self.SCALE * np.linspace(1.0, self.CLEANEST, num_steps)
         return [self.level(float(time)) for time in [*times, 0.0]]
 
@@ -70,11 +70,6 @@ class VpSde(Schedule):
         energy = 2 * math.log1p(ratio**2) if math.isfinite(ratio) else math.inf
         t = 1.0 if math.isinf(energy) else energy / (self.beta_min + math.sqrt(self.beta_min**2 + slope * energy))
         return self.level(self.SCALE * min(max(t, self.CLEANEST), 1.0))
-
-
-def _require_steps(num_steps: int) -> None:
-    if num_steps < 1:
-        raise RequestError(f"num_steps={num_steps} is not possible on this schedule; allowed: 1 and more")
 
 
 @SCHEDULES.register

@@ -16,15 +16,16 @@ from ipsolve.signal import Signal
 
 
 class PriorSummary(NamedTuple):
-    """The shape of an x of a prior, (C, H, W) for images, and whether it works on latents."""
+    """The shape of an x of a prior, (C, H, W) for images, whether it works on latents, and what else it can do."""
 
     image_shape: Shape
     latent: bool
+    abilities: Traits = frozenset()
 
     @property
     def traits(self) -> Traits:
         """What a solver can rely on, as :attr:`ipsolve.priors.base.Prior.traits`."""
-        return prior_traits(self.image_shape, self.latent)
+        return prior_traits(self.image_shape, self.latent) | self.abilities
 
     @property
     def signal(self) -> Signal:

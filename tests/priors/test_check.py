@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import ipsolve.priors
 from ipsolve.priors import MixturePrior, load_prior, prior_spec
 from ipsolve.priors.mixtures import fitted_mixture, gaussian_mixture
-from ipsolve.priors.networks import diffusers_folder
+from ipsolve.priors.networks import weight_files
 from ipsolve.requests.errors import RequestError
 from tests.ray_jobs.small_runs import experiment
 
@@ -57,7 +57,7 @@ def refusing(name: str, real: Any) -> Any:
 
 
 def test_an_experiment_is_checked_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diffusers_folder, "safe_open", refusing("a network", diffusers_folder.safe_open))
+    monkeypatch.setattr(weight_files, "safe_open", refusing("a network", weight_files.safe_open))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     prior = {"prior": "latent", "path": "builtin:portraits-64"}
     trial = experiment(tmp_path, prior=prior, metrics=["psnr", "ssim", "fd_prior"])

@@ -37,7 +37,7 @@ def one_line(config: dict[str, Any], match: str) -> None:
 
 
 def test_requests_that_name_nothing(tmp_path: Path) -> None:
-    one_line({}, r"prior\.prior: is required; allowed: fitted_mixture, latent, mixture, pixel")
+    one_line({}, r"prior\.prior: is required; allowed: fitted_mixture, latent, mixture, pixel, stable_diffusion")
     one_line({"prior": "latnet"}, "did you mean 'latent'")
     one_line({"prior": "latent"}, r"prior\.path: is required")
     one_line(
@@ -49,7 +49,7 @@ def test_requests_that_name_nothing(tmp_path: Path) -> None:
     one_line({"prior": "latent", "path": str(tmp_path / "absent")}, "does not exist")
     (tmp_path / "model.ckpt").touch()
     one_line({"prior": "latent", "path": str(tmp_path / "model.ckpt")}, r"python -m ray_jobs\.convert")
-    assert list(PRIORS) == ["fitted_mixture", "latent", "mixture", "pixel"]
+    assert list(PRIORS) == ["fitted_mixture", "latent", "mixture", "pixel", "stable_diffusion"]
 
 
 def drop(name: str) -> Callable[[Path], None]:
@@ -86,7 +86,7 @@ def garble(folder: Path) -> None:
         (garble, "is not a safetensors file"),
         (lambda folder: (folder / "unet" / "config.json").write_text("{"), "is not JSON"),
         (state("unet/config.json", _class_name="UNet2DConditionModel"), "UNet2DConditionModel; allowed: UNet2DModel"),
-        (state("vqvae/config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny; allowed: AutoencoderKL, VQModel"),
+        (state("vqvae/config.json", _class_name="VQVAE"), "VQVAE; allowed: AutoencoderKL, VQModel"),
         (state("unet/config.json", block_out_channels=[8, 32]), r"has shape \(16.*its configuration implies \(32"),
         (state("unet/config.json", down_block_types=["DownBlock2D"]), "is not valid"),
         (state("unet/config.json", in_channels=4, out_channels=4), "has 3 latent channels, unet takes 4"),

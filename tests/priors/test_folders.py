@@ -21,7 +21,7 @@ from ipsolve.priors import (
     scaled_linear,
 )
 from ipsolve.priors.base import COUNTED
-from ipsolve.priors.networks.latent import nearest_code
+from ipsolve.priors.networks.autoencoders import nearest_code
 from tests.priors.conftest import BUILTIN, WEIGHTS, edit, small_kl, small_unet, small_vq
 
 Make = Callable[..., Path]
@@ -61,7 +61,7 @@ def test_the_builtin_prior_knows_portraits(portraits: LatentPrior) -> None:
 
 def test_shapes_and_summary(portraits: LatentPrior) -> None:
     assert (portraits.image_shape, portraits.latent_shape) == ((3, 64, 64), (8, 16, 16))
-    assert prior_summary(BUILTIN) == ((3, 64, 64), True)
+    assert prior_summary(BUILTIN) == ((3, 64, 64), True, {"adaptable"})
     assert not any(p.requires_grad for p in [*portraits.unet.parameters(), *portraits.autoencoder.parameters()])
     assert not portraits.unet.training
     assert not portraits.autoencoder.training
@@ -134,7 +134,7 @@ def test_pixel_prior(make_folder: Make) -> None:
     assert torch.allclose(prior.denoise(x_t, t), (x_t - t.sigma * eps) / t.alpha, atol=1e-5)
     assert prior.encode(x_t) is x_t
     assert prior.decode(x_t) is x_t
-    assert prior_summary({"prior": "pixel", "path": str(folder)}) == ((3, 8, 8), False)
+    assert prior_summary({"prior": "pixel", "path": str(folder)}) == ((3, 8, 8), False, {"adaptable"})
 
 
 def test_pixel_prior_on_patches(make_folder: Make) -> None:
@@ -228,11 +228,20 @@ def test_half_precision_and_old_names_load(make_folder: Make) -> None:
 
 def test_schedules_of_the_folder(make_folder: Make) -> None:
     betas = [0.1, 0.2, 0.3]
-    folder = make_folder({"trained_betas": betas, "steps_offset": 0, "set_alpha_to_one": True}, unet=small_unet())
+    folder = make_folder(
+        {"trained_betas": betas, "num_train_timesteps": 3, "steps_offset": 0, "set_alpha_to_one": True},
+        unet=small_unet(),
+    )
     schedule = load_prior({"prior": "pixel", "path": str(folder)}).schedule
     assert schedule.alphas_cumprod == pytest.approx((0.9, 0.72, 0.504))
     assert (schedule.steps_offset, schedule.end_clean) == (0, True)
-    edit(folder / "scheduler" / "scheduler_config.json", trained_betas=None, steps_offset=1, set_alpha_to_one=False)
+    edit(
+        folder / "scheduler" / "scheduler_config.json",
+        trained_betas=None,
+        num_train_timesteps=1000,
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
     assert load_prior({"prior": "pixel", "path": str(folder)}).schedule == scaled_linear(0.0015, 0.0195)
 
 

@@ -6,33 +6,30 @@ Own loading instead of ``from_pretrained``, because that fills missing weights w
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ipsolve.files.filesystems import require_local
+from ipsolve.priors.networks import hub, weight_files
 from ipsolve.priors.networks.own import OWN
-from ipsolve.priors.networks.schedule_files import read_schedule
-from ipsolve.priors.schedules import Schedule, cosine, from_betas, linear, scaled_linear
 from ipsolve.requests.errors import RequestError
 
-T = TypeVar("T")
 Config = dict[str, Any]
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
-# attention weights were called so before diffusers 0.14; published folders still are
-_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+_AT_THE_TOP = {"unet": "config.json", "scheduler": "scheduler_config.json"}
 
 
-def resolve(path: str) -> Path:
-    """Return the folder that ``path`` names; ``builtin:NAME`` is one that ships with ipsolve.
+def resolve(path: str, variant: str | None = None) -> Path:
+    """Return the folder that ``path`` names.
+
+    ``builtin:NAME`` is one that ships with ipsolve, ``hf:ORG/NAME`` one in the cache of huggingface_hub.
 
     Raises:
         RequestError: there is no such folder.
@@ -44,6 +41,8 @@ def resolve(path: str) -> Path:
             names = ", ".join(f"builtin:{p.name}" for p in sorted(shipped.glob("*/"))) or "none"
             raise RequestError(f"prior.path: no prior {path!r}; built in: {names}")
         return folder
+    if path.startswith(hub.PREFIX):
+        return hub.cached(path, variant)
     require_local(path, "prior.path")
     folder = Path(path).expanduser()
     if folder.is_file():
@@ -57,18 +56,26 @@ def resolve(path: str) -> Path:
     return folder
 
 
+def component_folder(folder: Path, component: str) -> Path:
+    """Return where a component lies: in a folder of its name, or as in google/ddpm-* at the top."""
+    at_the_top = _AT_THE_TOP.get(component)
+    if at_the_top and not (folder / component).is_dir() and (folder / at_the_top).is_file():
+        return folder
+    return folder / component
+
+
 def read_config(folder: Path, component: str, file: str = "config.json") -> Config:
     """Return the JSON configuration of a component.
 
     Raises:
         RequestError: the component is missing or its configuration is not a JSON object.
     """
-    path = folder / component / file
+    path = component_folder(folder, component) / file
     if not path.is_file():
-        raise RequestError(f"prior.path: {folder} has no {component}/{file}")
+        raise RequestError(f"prior.path: {folder} has no {component}/{file}{hub.how_to_fetch(folder)}")
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise RequestError(f"prior.path: {path} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise RequestError(f"prior.path: {path} is not a JSON object")
@@ -84,15 +91,32 @@ def network_config(folder: Path, component: str, allowed: Collection[str]) -> Co
     return config
 
 
-def check_network(folder: Path, component: str, allowed: Collection[str]) -> None:
+def setting(config: Config, key: str) -> Any:
+    """Return a value of a configuration of diffusers; where it is absent, the default of its class.
+
+    None is also what a class has of a key that it does not know: diffusers leaves such keys out.
+    """
+    import diffusers
+
+    parameters = inspect.signature(getattr(diffusers, config["_class_name"]).__init__).parameters
+    if key not in parameters:
+        return None
+    default = parameters[key].default
+    return config.get(key, None if default is inspect.Parameter.empty else default)
+
+
+def check_network(folder: Path, component: str, allowed: Collection[str], variant: str | None = None) -> None:
     """Raise RequestError where :func:`load_network` would; of the weights only names and shapes are read."""
     config = network_config(folder, component, allowed)
-    module = without_weights(config, f"prior.path: {folder / component / 'config.json'}")
-    shapes = _read(folder / component, lambda file, name: tuple(file.get_slice(name).get_shape()))
-    _require_fit(module, shapes, f"prior.path: {folder / component}")
+    where = component_folder(folder, component)
+    module = without_weights(config, f"prior.path: {where / 'config.json'}")
+    shapes = weight_files.read(where, lambda file, name: tuple(file.get_slice(name).get_shape()), variant)
+    require_fit(module, shapes, f"prior.path: {where}")
 
 
-def load_network(folder: Path, component: str, allowed: Collection[str], dtype: torch.dtype) -> nn.Module:
+def load_network(
+    folder: Path, component: str, allowed: Collection[str], dtype: torch.dtype, variant: str | None = None
+) -> nn.Module:
     """Return a network of diffusers or of ours, its weights cast to ``dtype``.
 
     Raises:
@@ -100,13 +124,16 @@ def load_network(folder: Path, component: str, allowed: Collection[str], dtype: 
             its configuration.
     """
     config = network_config(folder, component, allowed)
-    weights = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in _read(folder / component, lambda file, name: file.get_tensor(name)).items()
-    }
-    module = without_weights(config, f"prior.path: {folder / component / 'config.json'}")
-    fill(module, weights, f"prior.path: {folder / component}")
+    where = component_folder(folder, component)
+    module = without_weights(config, f"prior.path: {where / 'config.json'}")
+    fill(module, load_weights(where, dtype, variant), f"prior.path: {where}")
     return module
+
+
+def load_weights(folder: Path, dtype: torch.dtype, variant: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a component, real ones cast to ``dtype``; RequestError as :func:`weight_files.read`."""
+    weights = weight_files.read(folder, lambda file, name: cast(Tensor, file.get_tensor(name)), variant)
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
 def without_weights(config: Config, where: str) -> nn.Module:
@@ -123,70 +150,53 @@ def without_weights(config: Config, where: str) -> nn.Module:
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Give ``module`` its weights, without a copy.
+    """Give ``module`` its weights, without a copy. Of weights that it ties, one is enough.
 
     Raises:
         RequestError: a weight is missing, unexpected, or of another shape than the configuration implies.
     """
-    _require_fit(module, {name: tuple(tensor.shape) for name, tensor in weights.items()}, where)
-    module.load_state_dict(weights, assign=True)
+    require_fit(module, {name: tuple(tensor.shape) for name, tensor in weights.items()}, where)
+    whole = dict(weights)
+    for names in _tied(module):
+        held = next(weights[name] for name in names if name in weights)
+        whole |= {name: held for name in names if name not in weights}
+    module.load_state_dict(whole, assign=True)
 
 
-def _require_fit(module: nn.Module, found: Mapping[str, tuple[int, ...]], where: str) -> None:
+def require_fit(module: nn.Module, found: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise RequestError unless tensors of these names and shapes are the weights of ``module``."""
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    for problem, names in (
-        ("lacks", expected.keys() - found.keys()),
-        ("holds unexpected", found.keys() - expected.keys()),
-    ):
-        if names:
-            raise RequestError(f"{where} {problem} {len(names)} weights, the first being {min(names)}")
+    missing = expected.keys() - found.keys()
+    for names in _tied(module):
+        if not missing.issuperset(names):
+            missing -= set(names)
+    for problem, wrong in (("lacks", missing), ("holds unexpected", found.keys() - expected.keys())):
+        if wrong:
+            raise RequestError(f"{where} {problem} {len(wrong)} weights, the first being {min(wrong)}")
     for name, shape in expected.items():
-        if found[name] != shape:
+        if found.get(name, shape) != shape:
             raise RequestError(f"{where}: {name} has shape {found[name]}, its configuration implies {shape}")
 
 
-def load_schedule(folder: Path) -> tuple[Schedule, str]:
-    """Return the noise schedule and the prediction type of ``scheduler/scheduler_config.json``.
-
-    Keys that are absent have the defaults of diffusers' DDIMScheduler.
-
-    Raises:
-        RequestError: a schedule or prediction type that is not supported.
-    """
-    config = read_config(folder, "scheduler", "scheduler_config.json")
-    where = f"prior.path: {folder / 'scheduler' / 'scheduler_config.json'}"
-    if found := read_schedule(config, where):
-        return found
-    prediction_type = str(config.get("prediction_type", "epsilon"))
-    if prediction_type not in PREDICTION_TYPES:
-        raise RequestError(f"{where}: prediction_type {prediction_type!r}; allowed: {', '.join(PREDICTION_TYPES)}")
-    if config.get("rescale_betas_zero_snr"):
-        raise RequestError(f"{where}: rescale_betas_zero_snr is not supported, its last alpha is 0")
-    steps_offset, end_clean = int(config.get("steps_offset", 0)), bool(config.get("set_alpha_to_one", True))
-    if config.get("trained_betas") is not None:
-        return from_betas(
-            np.asarray(config["trained_betas"], dtype=np.float64), steps_offset, end_clean
-        ), prediction_type
-    n = int(config.get("num_train_timesteps", 1000))
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    match config.get("beta_schedule"):
-        case "linear":
-            schedule = linear(start, end, n, steps_offset, end_clean)
-        case "scaled_linear":
-            schedule = scaled_linear(start, end, n, steps_offset, end_clean)
-        case "squaredcos_cap_v2":
-            schedule = cosine(n, steps_offset, end_clean)
-        case other:
-            raise RequestError(f"{where}: beta_schedule {other!r}; allowed: linear, scaled_linear, squaredcos_cap_v2")
-    return schedule, prediction_type
+def _tied(module: nn.Module) -> list[list[str]]:
+    """Return the groups of names that are one weight: a file may hold it under one of them."""
+    groups: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups[id(parameter)].append(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
-def fingerprint(folder: Path, components: tuple[str, ...]) -> str:
-    """Return the SHA-256 of all configurations and weights of the components, hexadecimal.
+def fingerprint(folder: Path, components: tuple[str, ...], variant: str | None = None) -> str:
+    """Return the SHA-256 of all configurations and of the weights that are read, hexadecimal.
 
     Cached until a file changes its size or modification time.
     """
-    files = [p for c in components for p in sorted((folder / c).iterdir()) if p.suffix in (".json", ".safetensors")]
+    files: list[Path] = []
+    for where in (component_folder(folder, component) for component in components):
+        found = [p for p in where.iterdir() if p.suffix in (".json", ".txt")]
+        if (where / "config.json").is_file():
+            found += weight_files.files_of(where, variant)[0]
+        files += sorted(found)
     return _sha256(tuple((str(p), str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files))
 
 
@@ -199,32 +209,3 @@ def _sha256(files: tuple[tuple[str, str, int, int], ...]) -> str:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _read(folder: Path, get: Callable[[Any, str], T]) -> dict[str, T]:
-    """Return what ``get`` makes of each tensor in the files of a component, given an open file and a name."""
-    plain = folder / "diffusion_pytorch_model.safetensors"
-    files = [plain] if plain.is_file() else sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
-    if not files:
-        pickled = [p.name for p in sorted(folder.iterdir()) if p.suffix in _PICKLED]
-        if pickled:
-            raise RequestError(
-                f"prior.path: {folder} has pickled weights ({pickled[0]}), only safetensors are read; "
-                "convert them with python -m ray_jobs.convert"
-            )
-        raise RequestError(f"prior.path: {folder} has no diffusion_pytorch_model.safetensors")
-    weights: dict[str, T] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118, the handle is no iterable
-                    weights[_current_name(name)] = get(file, name)
-        except SafetensorError as error:
-            raise RequestError(f"prior.path: {path} is not a safetensors file: {error}") from None
-    return weights
-
-
-def _current_name(name: str) -> str:
-    for old, new in _OLD_ATTENTION.items():
-        name = name.replace(old, new)
-    return name

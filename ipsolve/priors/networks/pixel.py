@@ -14,11 +14,14 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ipsolve.priors.base import Shape
 from ipsolve.priors.networks.diffusers_folder import fingerprint, resolve
+from ipsolve.priors.networks.hub import PriorPath
+from ipsolve.priors.networks.prediction import Prediction
 from ipsolve.priors.networks.unet import (
     DEFAULT_EXECUTION,
     Execution,
     Precision,
     UNetPrior,
+    abilities_of,
     check_unet,
     load_unet,
     state_shape,
@@ -38,9 +41,13 @@ class PixelPrior(UNetPrior):
     name = "pixel"
 
     def __init__(
-        self, unet: Any, schedule: Schedule, prediction_type: str = "epsilon", execution: Execution = DEFAULT_EXECUTION
+        self,
+        unet: Any,
+        schedule: Schedule,
+        prediction: Prediction | str = "epsilon",
+        execution: Execution = DEFAULT_EXECUTION,
     ) -> None:
-        super().__init__(unet, schedule, prediction_type, execution)
+        super().__init__(unet, schedule, prediction, execution)
         state = state_shape(dict(unet.config), "unet")
         self.patch_size = patch_size(state)
         self.image_shape = self.latent_shape = images_of_patches(state)
@@ -71,32 +78,39 @@ class PixelSpec(PriorSpec):
 
     The UNet is diffusers' UNet2DModel, or a network that ``python -m ray_jobs.convert`` writes (ADM, EDM, score_sde).
 
+    Both may lie at the top of the folder, as in older published ones (google/ddpm-*).
+
     Args:
-        path: the folder, or ``builtin:NAME``.
+        path: the folder, ``hf:ORG/NAME`` or ``builtin:NAME``.
         label: the class of a class-conditional network, for all images; None for others.
+        variant: which of several weights are read, such as ``fp16`` or ``non_ema``.
         compile: whether the network goes through torch.compile.
         channels_last: memory layout of the network.
     """
 
     name: ClassVar[str] = "pixel"
-    path: str
+    path: PriorPath
     label: Annotated[int, Field(ge=0)] | None = None
+    variant: str | None = None
     compile: bool = False
     channels_last: bool = True
 
     def summary(self) -> PriorSummary:
-        return PriorSummary(images_of_patches(unet_state_shape(resolve(self.path))), latent=False)
+        folder = resolve(self.path, self.variant)
+        shape = images_of_patches(unet_state_shape(folder))
+        return PriorSummary(shape, latent=False, abilities=abilities_of(folder))
 
     def fingerprint(self) -> str:
-        files = fingerprint(resolve(self.path), ("unet", "scheduler"))
+        files = fingerprint(resolve(self.path, self.variant), ("unet", "scheduler"), self.variant)
         chosen = "" if self.label is None else f" label {self.label}"
         return hashlib.sha256(f"{files}{chosen}".encode()).hexdigest()
 
     def check(self) -> None:
         self.summary()
-        check_unet(resolve(self.path), self.label)
+        check_unet(resolve(self.path, self.variant), self.variant, label=self.label)
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> PixelPrior:
         self.summary()
         execution = Execution(device, precision, self.compile, self.channels_last)
-        return PixelPrior(*load_unet(resolve(self.path), execution.dtype, self.label), execution)
+        folder = resolve(self.path, self.variant)
+        return PixelPrior(*load_unet(folder, execution.dtype, self.variant, label=self.label), execution)

@@ -55,23 +55,6 @@ class PreconditionedUNet(nn.Module):
                 return (self.raw(x, time, class_labels),)
 
 
-class ScoreInUnitRange(nn.Module):
-    """The denoiser of a network that returns the score of images in [0, 1] at their sigma: ``google/ncsnpp-*``.
-
-    x in [-1, 1] at sigma is (x + 1) / 2 at sigma / 2; there, the denoised image is x + sigma^2 score (Tweedie).
-    """
-
-    def __init__(self, unet: nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-        self.config: Mapping[str, Any] = unet.config  # type: ignore[assignment]
-
-    def forward(self, x: Tensor, time: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-        """Return (denoised,) of x in [-1, 1] at sigmas ``time``, (B, C, H, W), (B,)."""
-        score = self.unet((x + 1) / 2, time / 2, return_dict=False)[0]
-        return (x + 0.5 * time[:, None, None, None].to(x.dtype) ** 2 * score,)
-
-
 class WithLabel(nn.Module):
     """A class-conditional network at one class, the same for every image."""
 

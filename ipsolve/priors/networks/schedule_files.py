@@ -6,17 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ipsolve.priors.networks.prediction import PREDICTIONS, Prediction, UnitRangeScore
 from ipsolve.priors.schedule_spec import load_schedule
 from ipsolve.priors.schedules import Schedule
 from ipsolve.priors.sde_schedules import GeometricVe
 from ipsolve.requests.errors import RequestError
 
-SCORE = "score"  # the output is grad log p_t of images in [0, 1], which nothing but ScoreSdeVePipeline is trained for
-_PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
-
-def read_schedule(config: Mapping[str, Any], where: str) -> tuple[Schedule, str] | None:
-    """Return the schedule and prediction type of a ``scheduler_config.json``; None if it is of another family.
+def read_schedule(config: Mapping[str, Any], where: str) -> tuple[Schedule, Prediction] | None:
+    """Return the schedule of a ``scheduler_config.json`` and how its network is to be read; None for other families.
 
     Two kinds are read: ``{"schedule": NAME, ..., "prediction_type": TYPE}``, a schedule as configurations name it
     (:mod:`ipsolve.priors.schedule_spec`), which is what ``python -m ray_jobs.convert`` writes; and diffusers'
@@ -26,15 +24,16 @@ def read_schedule(config: Mapping[str, Any], where: str) -> tuple[Schedule, str]
         RequestError: unknown keys, or values out of their range.
     """
     if "schedule" in config:
-        prediction = config.get("prediction_type")
-        if prediction not in _PREDICTIONS:
-            raise RequestError(where, f"prediction_type {prediction!r}; allowed: {', '.join(_PREDICTIONS)}")
+        kind = config.get("prediction_type")
+        if not isinstance(kind, str) or kind not in PREDICTIONS:
+            raise RequestError(where, f"prediction_type {kind!r}; allowed: {', '.join(PREDICTIONS)}")
         try:
-            return load_schedule({key: value for key, value in config.items() if key != "prediction_type"}), prediction
+            schedule = load_schedule({key: value for key, value in config.items() if key != "prediction_type"})
+            return schedule, PREDICTIONS[kind]
         except RequestError as error:
             raise RequestError(where, str(error)) from None
     if config.get("_class_name") == "ScoreSdeVeScheduler":
-        return _score_sde_ve(config, where), SCORE
+        return _score_sde_ve(config, where), UnitRangeScore()
     return None
 
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from ipsolve.priors.base import Prior, Shape
-from ipsolve.priors.networks.diffusers_folder import Config, check_network, load_network, load_schedule, network_config
+from ipsolve.priors.networks.diffusers_folder import (
+    Config,
+    check_network,
+    component_folder,
+    load_network,
+    network_config,
+)
 from ipsolve.priors.networks.own import UNETS
-from ipsolve.priors.networks.preconditioning import ScoreInUnitRange, WithLabel
-from ipsolve.priors.networks.schedule_files import SCORE
+from ipsolve.priors.networks.preconditioning import WithLabel
+from ipsolve.priors.networks.prediction import PREDICTIONS, Prediction, Velocity
+from ipsolve.priors.networks.schedulers import load_schedule
 from ipsolve.priors.schedules import Level, Schedule
 from ipsolve.requests.errors import RequestError
+from ipsolve.requests.traits import Traits
 
 Precision = Literal["float32", "bfloat16", "float64"]
 
@@ -69,15 +78,16 @@ class UNetPrior(Prior):
         unet: a diffusers ``UNet2DModel``, or a network that is called as one. One with 2C output channels (learned
             variances, Nichol & Dhariwal 2021, arXiv 2102.09672) is read by its first C.
         schedule: the noise schedule it was trained with.
-        prediction_type: what it returns: ``epsilon``, ``v_prediction`` (v = alpha eps - sigma x_0, Salimans & Ho
-            2022, arXiv 2202.00512, app. D) or ``sample`` (x_0).
+        prediction: what it returns, see :mod:`ipsolve.priors.networks.prediction`: ``epsilon``, ``v_prediction`` or
+            ``sample``, or how else it is to be read.
         execution: device, precision, layout.
     """
 
-    def __init__(self, unet: nn.Module, schedule: Schedule, prediction_type: str, execution: Execution) -> None:
+    def __init__(self, unet: nn.Module, schedule: Schedule, prediction: Prediction | str, execution: Execution) -> None:
         self.unet = execution.place(unet)
         self.schedule = schedule
-        self.prediction_type = prediction_type
+        self.prediction = PREDICTIONS[prediction] if isinstance(prediction, str) else prediction
+        self.abilities = _abilities(isinstance(self.prediction, Velocity))
         self.execution = execution
         if execution.compile:
             self.unet.compile()
@@ -86,44 +96,64 @@ class UNetPrior(Prior):
         if t.sigma == 0:
             return x_t / t.alpha
         # a tensor, because UNet2DModel truncates a Python number to an integer time
-        time = torch.full((len(x_t),), t.time, dtype=x_t.dtype, device=x_t.device)
-        out = self.execution.run(lambda x: self.unet(x, time, return_dict=False)[0], x_t)[:, : x_t.shape[1]]
-        match self.prediction_type:
-            case "epsilon":
-                return (x_t - t.sigma * out) / t.alpha
-            case "v_prediction":
-                return t.alpha * x_t - t.sigma * out
-            case _:
-                return out
+        time = torch.full((len(x_t),), self.prediction.time(t), dtype=x_t.dtype, device=x_t.device)
+        out = self.execution.run(lambda x: self.network(x, time), self.prediction.inputs(x_t, t))[:, : x_t.shape[1]]
+        return self.prediction.clean(x_t, out, t)
+
+    def network(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return what the UNet makes of its own input, (B, C, H, W), and times, (B,)."""
+        return self.unet(x, time, return_dict=False)[0]  # type: ignore[no-any-return]
+
+    def adapted(self) -> Self:
+        adapted = copy.copy(self)
+        adapted.unet = copy.deepcopy(self.unet).requires_grad_(True)
+        return adapted
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [each for each in self.unet.parameters() if each.requires_grad]
 
 
-def check_unet(folder: Path, label: int | None = None) -> None:
+def _abilities(flow: bool) -> Traits:
+    return frozenset({"adaptable", "flow"} if flow else {"adaptable"})
+
+
+def abilities_of(folder: Path) -> Traits:
+    """Return the abilities of the :class:`UNetPrior` of a folder; RequestError where its scheduler is not supported."""
+    return _abilities(isinstance(load_schedule(folder).prediction, Velocity))
+
+
+def check_unet(
+    folder: Path, variant: str | None = None, allowed: Collection[str] = UNETS, label: int | None = None
+) -> None:
     """Raise RequestError where :func:`load_unet` would; no weights are loaded."""
     load_schedule(folder)
-    _check_label(network_config(folder, "unet", UNETS), label, folder)
-    check_network(folder, "unet", UNETS)
+    _check_label(network_config(folder, "unet", allowed), label, folder)
+    check_network(folder, "unet", allowed, variant)
 
 
-def load_unet(folder: Path, dtype: torch.dtype, label: int | None = None) -> tuple[nn.Module, Schedule, str]:
-    """Return the UNet of a folder in diffusers layout, its schedule and its prediction type.
+def load_unet(
+    folder: Path,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    allowed: Collection[str] = UNETS,
+    label: int | None = None,
+) -> tuple[nn.Module, Schedule, Prediction]:
+    """Return the UNet of a folder in diffusers layout, its schedule and how it is to be read.
 
     Args:
         folder: of the prior.
         dtype: of the weights.
+        variant: which of several weights are read.
+        allowed: the classes of networks.
         label: the class of a class-conditional network.
 
     Raises:
         RequestError: a component is missing, of another class, or does not fit its configuration; a label without
             classes, or none where there are.
     """
-    schedule, prediction_type = load_schedule(folder)
-    _check_label(network_config(folder, "unet", UNETS), label, folder)
-    unet = load_network(folder, "unet", UNETS, dtype)
-    if label is not None:
-        unet = WithLabel(unet, label)
-    if prediction_type == SCORE:
-        return ScoreInUnitRange(unet), schedule, "sample"
-    return unet, schedule, prediction_type
+    _check_label(network_config(folder, "unet", allowed), label, folder)
+    unet = load_network(folder, "unet", allowed, dtype, variant)
+    return (unet if label is None else WithLabel(unet, label)), *load_schedule(folder)
 
 
 def _check_label(config: Config, label: int | None, folder: Path) -> None:
@@ -140,13 +170,14 @@ def _check_label(config: Config, label: int | None, folder: Path) -> None:
         raise RequestError("prior.label", f"must be one of the {classes} classes, 0 to {classes - 1} (got {label})")
 
 
-def unet_state_shape(folder: Path) -> Shape:
+def unet_state_shape(folder: Path, allowed: Collection[str] = UNETS) -> Shape:
     """Return the shape of the states, (C, H, W), that the UNet of a folder was trained on, from its configuration.
 
     Raises:
         RequestError: the configuration states no size, or its channels are not those of a denoiser.
     """
-    return state_shape(network_config(folder, "unet", UNETS), f"prior.path: {folder / 'unet' / 'config.json'}")
+    where = component_folder(folder, "unet") / "config.json"
+    return state_shape(network_config(folder, "unet", allowed), f"prior.path: {where}")
 
 
 def state_shape(config: Config, where: str) -> Shape:

@@ -155,7 +155,7 @@ class ReSample(Solver):
             eps = noise_in(z_t, z_0, t)
             estimate = self._estimate(z_t, eps, t)
         stepped = ddim_step(z_0.detach(), eps.detach(), t, s)
-        if self.guidance_scale == 0:
+        if self.guidance_scale == 0 or t.alpha == 0:  # pure noise, on which the update has no weight
             return stepped
         if through_denoiser:
             with torch.enable_grad():

@@ -143,6 +143,8 @@ def stochastic_resample(x_0: Tensor, x_s: Tensor, s: Level, variance: float, noi
     (Song et al. 2024, arXiv 2307.08123, eq. 13): with v = ``variance``,
     mean (v alpha_s x_0 + sigma_s^2 x_s) / (v + sigma_s^2), covariance v sigma_s^2 / (v + sigma_s^2) I.
     """
+    if math.isinf(variance):  # from pure noise, alpha_t = 0, where the old state says nothing
+        return s.alpha * x_0 + s.sigma * noise
     total = variance + s.sigma**2
     mean = (variance * s.alpha * x_0 + s.sigma**2 * x_s) / total
     return mean + math.sqrt(variance * s.sigma**2 / total) * noise

@@ -1,0 +1,107 @@
+"""What a network is given at a noise level, and what its output says of x_0."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ipsolve.priors.schedules import Level
+
+
+class Prediction(ABC):
+    """How a network is to be read."""
+
+    def time(self, t: Level) -> float:
+        """Return the time that the network reads at a level."""
+        return t.time
+
+    def inputs(self, x_t: Tensor, t: Level) -> Tensor:
+        """Return what the network reads of a state."""
+        return x_t
+
+    @abstractmethod
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        """Return E[x_0 | x_t] from the output of the network."""
+
+
+class Epsilon(Prediction):
+    """The noise (Ho et al. 2020, arXiv 2006.11239)."""
+
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        return (x_t - t.sigma * out) / t.alpha
+
+
+class Sample(Prediction):
+    """x_0 itself."""
+
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        return out
+
+
+class V(Prediction):
+    """v = alpha eps - sigma x_0, where alpha^2 + sigma^2 = 1 (Salimans & Ho 2022, arXiv 2202.00512, app. D)."""
+
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        return t.alpha * x_t - t.sigma * out
+
+
+@dataclass(frozen=True)
+class Velocity(Prediction):
+    """eps - x_0, the velocity of x_t = (1 - t) x_0 + t eps (Lipman et al. 2023, arXiv 2210.02747).
+
+    Attributes:
+        num_timesteps: the network reads ``num_timesteps`` t.
+    """
+
+    num_timesteps: float = 1000
+
+    def time(self, t: Level) -> float:
+        return self.num_timesteps * t.time
+
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        return x_t - t.sigma * out
+
+
+@dataclass(frozen=True)
+class Preconditioned(Prediction):
+    """x_0 = c_skip x_t + c_out F(c_in x_t, ln(sigma) / 4), alpha = 1 (Karras et al. 2022, arXiv 2206.00364, table 1).
+
+    Attributes:
+        sigma_data: the standard deviation of the data.
+        sign: of c_out: 1 as in the paper; -1 is what diffusers calls ``v_prediction``.
+    """
+
+    sigma_data: float = 0.5
+    sign: int = 1
+
+    def time(self, t: Level) -> float:
+        return 0.25 * math.log(t.sigma)
+
+    def inputs(self, x_t: Tensor, t: Level) -> Tensor:
+        return x_t / math.hypot(t.sigma, self.sigma_data)
+
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        total = math.hypot(t.sigma, self.sigma_data)
+        return (self.sigma_data / total) ** 2 * x_t + self.sign * t.sigma * self.sigma_data / total * out
+
+
+class UnitRangeScore(Prediction):
+    """grad log p_t of images in [0, 1], alpha = 1: ``google/ncsnpp-*`` (Song et al. 2021, arXiv 2011.13456).
+
+    x in [-1, 1] at sigma is (x + 1) / 2 at sigma / 2; there, the denoised image is x + sigma^2 score (Tweedie).
+    """
+
+    def time(self, t: Level) -> float:
+        return t.sigma / 2
+
+    def inputs(self, x_t: Tensor, t: Level) -> Tensor:
+        return (x_t + 1) / 2
+
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        return x_t + 0.5 * t.sigma**2 * out
+
+
+PREDICTIONS: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": V(), "sample": Sample()}
