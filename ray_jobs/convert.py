@@ -2,7 +2,8 @@
 
 Usage: ``python -m ray_jobs.convert CHECKPOINT OUT_DIR [--weights raw|ema] [--flags FLAGS]``. CHECKPOINT is a file of
 tensors (.pt, .pth, .ckpt, .safetensors): a CompVis LDM, guided diffusion (ADM), EDM, EDM2 or score_sde; or a folder in
-diffusers layout whose weights are pickled (.bin). Which of them it is, is read off the names of its tensors.
+diffusers layout whose weights are pickled (.bin), ``hf:ORG/NAME`` for one in the cache of huggingface_hub. Which of
+them it is, is read off the names of its tensors.
 """
 
 from __future__ import annotations
@@ -15,21 +16,25 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ipsolve.files.filesystems import require_local
+from ipsolve.priors.networks import hub, weight_files
 from ipsolve.priors.networks.adm_checkpoint import parse_flags
 from ipsolve.priors.networks.checkpoints import FAMILIES, Family, family_of, unwrapped
 from ipsolve.priors.networks.compvis import COMPVIS, WeightsKind, read_checkpoint
+from ipsolve.priors.networks.diffusers_folder import component_folder
 from ipsolve.priors.networks.score_sde import averaged, read_score_sde
 from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
 
 _WEIGHTS = "diffusion_pytorch_model"
+_NETWORKS = ("unet", "vae", "vqvae", "text_encoder", "text_encoder_2")
+_PICKLED = {weight_files.TEXT_STEM: "pytorch_model.bin"}
 _PICKLE_TO_STATE = (
     "in a checkout of its authors' code, where you trust it: python -c \"import pickle, sys, torch; "
     "torch.save(pickle.load(open(sys.argv[1], 'rb'))['ema'].state_dict(), sys.argv[2])\" MODEL.pkl MODEL.pt"
@@ -57,9 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def command() -> int:
-        for key in ("checkpoint", "out_dir"):
-            require_local(getattr(options, key), key.upper())
-        convert(Path(options.checkpoint), Path(options.out_dir), options.weights, options.flags)
+        checkpoint = options.checkpoint
+        if checkpoint.startswith(hub.PREFIX):
+            checkpoint = hub.cached(checkpoint, key="CHECKPOINT")
+        for key, path in (("CHECKPOINT", checkpoint), ("OUT_DIR", options.out_dir)):
+            require_local(str(path), key)
+        convert(Path(checkpoint), Path(options.out_dir), options.weights, options.flags)
         return cli.COMPLETE
 
     return cli.run_command(command)
@@ -191,19 +199,34 @@ def _convert_compvis(state: Mapping[str, Tensor], out_dir: Path, kind: WeightsKi
 
 
 def _convert_folder(folder: Path, out_dir: Path) -> None:
-    components = [path for path in sorted(folder.iterdir()) if (path / "config.json").is_file()]
-    schedule = folder / "scheduler" / "scheduler_config.json"
+    schedule = component_folder(folder, "scheduler") / "scheduler_config.json"
+    components = [name for name in _NETWORKS if (component_folder(folder, name) / "config.json").is_file()]
     if not components or not schedule.is_file():
         raise RequestError(
             "CHECKPOINT", f"{folder} has no <component>/config.json or no scheduler/scheduler_config.json"
         )
-    for component in components:
-        source = component / f"{_WEIGHTS}.safetensors"
-        state = read_state(source if source.is_file() else source.with_suffix(".bin"))
-        print(f"writing {component.name}: {len(state)} tensors", flush=True)
-        _write_json(out_dir / component.name / "config.json", json.loads((component / "config.json").read_text()))
-        _write_weights(out_dir / component.name, state)
+    for name in components:
+        source = component_folder(folder, name)
+        state = _state_of(source)
+        print(f"writing {name}: {len(state)} tensors", flush=True)
+        _write_json(out_dir / name / "config.json", json.loads((source / "config.json").read_text()))
+        _write_weights(out_dir / name, state)
     _write_json(out_dir / "scheduler" / "scheduler_config.json", json.loads(schedule.read_text()))
+    for path in [folder / "model_index.json", *folder.glob("tokenizer*/*.json"), *folder.glob("tokenizer*/*.txt")]:
+        if path.is_file():
+            (out_dir / path.relative_to(folder)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, out_dir / path.relative_to(folder))
+
+
+def _state_of(component: Path) -> dict[str, Tensor]:
+    """Return the weights of a component: its safetensors, else its pickle."""
+    stem = weight_files.stem_of(component)
+    if all(weight_files.variant_of(path.name, stem) is None for path in component.iterdir()):
+        return read_state(component / _PICKLED.get(stem, f"{_WEIGHTS}.bin"))
+    try:
+        return weight_files.read(component, lambda file, name: cast(Tensor, file.get_tensor(name)))
+    except RequestError as error:
+        raise RequestError("CHECKPOINT", f"cannot be read: {str(error).removeprefix('prior.path: ')}") from None
 
 
 def _write_network(folder: Path, network: nn.Module) -> None:
@@ -212,8 +235,9 @@ def _write_network(folder: Path, network: nn.Module) -> None:
 
 
 def _write_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
-    contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(contiguous, folder / f"{_WEIGHTS}.safetensors", metadata={"format": "pt"})
+    # copies: of a pickle two names may share one memory, which safetensors cannot say
+    contiguous = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    save_file(contiguous, folder / f"{weight_files.stem_of(folder)}.safetensors", metadata={"format": "pt"})
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -222,6 +246,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _prior_name(folder: Path) -> str:
+    if (folder / "text_encoder").is_dir():
+        return "stable_diffusion"
     return "latent" if any((folder / name).is_dir() for name in ("vae", "vqvae")) else "pixel"
 
 

@@ -44,8 +44,8 @@ def how_to_fetch(folder: Path) -> str:
     return f"; fetch it with: {fetch_command(f'{found[1]}/{found[2]}', found[3])}" if found else ""
 
 
-def cached(path: str, variant: str | None = None) -> Path:
-    """Return the folder in the cache that ``hf:ORG/NAME[@REVISION]`` names.
+def cached(path: str, variant: str | None = None, key: str = "prior.path") -> Path:
+    """Return the folder in the cache that ``hf:ORG/NAME[@REVISION]`` names; ``key`` is that of an error.
 
     Raises:
         RequestError: another form, or the cache has it not, or not whole.
@@ -53,18 +53,16 @@ def cached(path: str, variant: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    repository, revision = _parse(path)
+    repository, revision = _parse(path, key)
     try:
         found = snapshot_download(
             repository, revision=revision, local_files_only=True, allow_patterns=patterns(variant)
         )
     except LocalEntryNotFoundError:
-        command = fetch_command(repository, revision, variant)
-        raise RequestError(
-            f"prior.path: {path} is not in the cache of huggingface_hub; fetch it with: {command}"
-        ) from None
+        how = f"fetch it with: {fetch_command(repository, revision, variant)}"
+        raise RequestError(key, f"{path} is not in the cache of huggingface_hub; {how}") from None
     except ValueError as error:  # a name that cannot be one
-        raise RequestError(f"prior.path: {path} is no repository: {' '.join(str(error).split())}") from None
+        raise RequestError(key, f"{path} is no repository: {' '.join(str(error).split())}") from None
     return Path(found)
 
 
@@ -86,10 +84,10 @@ def pin(path: str) -> str:
     return f"{PREFIX}{repository}@{reference.read_text().strip()}"
 
 
-def _parse(path: str) -> tuple[str, str | None]:
+def _parse(path: str, key: str = "prior.path") -> tuple[str, str | None]:
     found = _NAME.fullmatch(path)
     if found is None or ".." in path:
-        raise RequestError("prior.path", f"{path!r} is no repository; allowed: hf:ORG/NAME or hf:ORG/NAME@REVISION")
+        raise RequestError(key, f"{path!r} is no repository; allowed: hf:ORG/NAME or hf:ORG/NAME@REVISION")
     return found[1], found[2]
 
 
