@@ -152,7 +152,7 @@ class AdmUNet(nn.Module):
     """ADM: a UNet of residual blocks and attention, (B, C, H, W) at times (B,) -> (B, out_channels, H, W).
 
     The first C channels of the output are what the network predicts (noise, most often); the others, if there are any,
-    interpolate the log variance of a reverse step (:mod:`ipsolve.priors.networks.learned_variance`).
+    interpolate the log variance of a reverse step (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15).
     """
 
     def __init__(self, config: AdmConfig) -> None:
