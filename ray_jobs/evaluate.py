@@ -15,14 +15,16 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import pyarrow as pa
+
 from ipsolve.citation import bibliography
 from ipsolve.report import console_table, open_run, write_report
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.citations import citations
 from ipsolve.runs.config import load_config
 from ipsolve.runs.experiment import Experiment
-from ipsolve.runs.results import RunFolder
-from ipsolve.runs.summary import write_summary
+from ipsolve.runs.results import RunFolder, image_metrics
+from ipsolve.runs.summary import planned, write_summary
 from ray_jobs import cli
 from ray_jobs.pipeline.folder.finish import gaps
 from ray_jobs.pipeline.folder.index import RunIndex
@@ -74,6 +76,10 @@ class Evaluation(Job):
 
     def seconds(self, index: RunIndex) -> dict[str, float]:
         return index.seconds(self.experiment.cells)
+
+    def scores(self, run: RunFolder) -> pa.Table:
+        names = ("image_id", "task", "solver", "seed", "sample", *image_metrics(), "consistency")
+        return planned(run.results(names), set(self.experiment.image_ids)).drop_columns("sample")
 
     def gaps(self, index: RunIndex) -> list[str]:
         asked = self.experiment.asked
