@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -21,7 +21,40 @@ if TYPE_CHECKING:
 
 SHARED = "mlflow.sharedViewState."  # tag of an experiment under which MLflow's page looks up a view
 MOST_COMPARED = 100  # runs beside each other; the page asks the server for each of them
-FIRST = ("n", "failed", "psnr", "ssim", "lpips", "fid", "seconds_per_image")
+FIRST = ("psnr", "ssim", "lpips", "fid", "seconds_per_image")
+RANKS = ("best", "median", "worst")
+
+Chart = dict[str, Any]
+
+
+def bars(metric: str) -> Chart:
+    """Return a chart of a metric, a bar for each run."""
+    return {"type": "BAR", "metricKey": metric, "displayName": metric, "runsCountToCompare": 20}
+
+
+def line(metric: str) -> Chart:
+    """Return a chart of a metric over its steps."""
+    shape = {"lineSmoothness": 0, "xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear"}
+    range_ = {"xMin": None, "xMax": None, "yMin": None, "yMax": None}
+    about = {"metricKey": metric, "selectedMetricKeys": [metric], "displayName": f"{metric} over images done"}
+    return {"type": "LINE", **about, **shape, "range": range_, "useGlobalXaxisKey": False}
+
+
+def scatter(x: str, y: str) -> Chart:
+    """Return a chart of one metric against another."""
+    axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
+    return {"type": "SCATTER", "displayName": f"{y} against {x}", **axes, "runsCountToCompare": 100}
+
+
+def parallel(parameters: Sequence[str], metrics: Sequence[str]) -> Chart:
+    """Return parallel coordinates."""
+    about = {"selectedParams": [*parameters], "selectedMetrics": [*metrics], "showAllRuns": True}
+    return {"type": "PARALLEL", "displayName": "Trials", **about, "runsCountToCompare": 500}
+
+
+def image_grid(key: str) -> Chart:
+    """Return a grid of the images of all runs under a key."""
+    return {"type": "IMAGE", "imageKeys": [key], "displayName": key, "step": 0, "showRunParams": False}
 
 
 @dataclass(frozen=True)
@@ -32,7 +65,9 @@ class View:
     state: dict[str, Any]
 
     @classmethod
-    def of(cls, runs: str, columns: Sequence[str], order: str, ascending: bool) -> View:
+    def of(
+        cls, runs: str, columns: Sequence[str], order: str, ascending: bool, charts: Mapping[str, Sequence[Chart]]
+    ) -> View:
         """Return a view.
 
         Args:
@@ -40,30 +75,46 @@ class View:
             columns: in MLflow's words, such as ``metrics.`psnr```.
             order: the column that they are sorted by.
             ascending: smallest first.
+            charts: by the heading of their section; MLflow adds one for each other metric below.
         """
         facets = {
             **{"searchFilter": runs, "orderByKey": order, "orderByAsc": ascending, "startTime": "ALL"},
             **{"lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": []},
         }
         state = {**facets, "selectedColumns": [*columns], "runsExpanded": {}, "runsPinned": [], "runsHidden": []}
-        return cls(digest([runs, columns, order]), state)
+        sections = [{"uuid": name, "name": name, "display": True, "isReordered": True} for name in charts]
+        cards = [
+            {"uuid": f"{name}-{i}", "metricSectionId": name, "deleted": False, "isGenerated": False, **chart}
+            for name, found in charts.items()
+            for i, chart in enumerate(found)
+        ]
+        state |= {"compareRunSections": sections, "compareRunCharts": cards, "isAccordionReordered": True}
+        return cls(digest([runs, state]), state)
 
     @classmethod
-    def of_run(cls, parent: str, headline: str | None) -> View:
+    def of_run(cls, parent: str, headline: str | None, tasks: Sequence[str]) -> View:
         """Return the view of every task and solver of a run, the best by the headline metric first."""
+        images = {f"{task} images": [image_grid(f"{task}/{rank}") for rank in RANKS] for task in tasks}
+        numbers: dict[str, Sequence[Chart]] = {}
+        if headline is not None:
+            cost = "seconds_per_image"
+            numbers["Methods"] = [bars(headline), scatter(cost, headline), line(f"running/{headline}"), bars(cost)]
         order, ascending = "attributes.`Created`", True
         if headline is not None:
             order, ascending = f"metrics.`{headline}`", not METRICS[headline].higher_is_better
         shown = [*FIRST, *([headline] if headline and headline not in FIRST else [])]
         columns = ["tags.`task`", "tags.`solver`", *(f"metrics.`{name}`" for name in shown)]
-        return cls.of(children_of(parent), [*columns, "attributes.`Duration`"], order, ascending)
+        return cls.of(children_of(parent), columns, order, ascending, numbers | images)
 
     @classmethod
     def of_sweep(cls, parent: str, objectives: Sequence[str], fields: Sequence[str], smallest: bool) -> View:
         """Return the view of the trials of a sweep, the best by the first objective first."""
         columns = [*(f"metrics.`{name}`" for name in objectives), *(f"params.`{name}`" for name in fields)]
         columns += ["metrics.`images`", "metrics.`seconds`", "tags.`state`", "tags.`reference`"]
-        return cls.of(children_of(parent), columns, f"metrics.`{objectives[0]}`", smallest)
+        first = objectives[0]
+        other = objectives[1] if len(objectives) > 1 else "seconds"
+        charts = {"Trials": [parallel(fields, objectives), scatter(other, first), bars(first)]}
+        return cls.of(children_of(parent), columns, f"metrics.`{first}`", smallest, charts)
 
 
 def children_of(parent: str) -> str:
@@ -115,7 +166,7 @@ class Shown:
 def view_of(config: dict[str, Any], parent: str) -> View:
     """Return the view that a run or a sweep is looked at by."""
     if "space" not in config:
-        return View.of_run(parent, headline_in(config))
+        return View.of_run(parent, headline_in(config), list(config["tasks"] if "tasks" in config else []))
     given = config["objective"]
     first, names = (given, ["objective"]) if isinstance(given, dict) else (given[0], ["objective_1", "objective_2"])
     metric = first.get("metric")
