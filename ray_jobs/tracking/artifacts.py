@@ -18,7 +18,7 @@ from ipsolve import report
 from ipsolve.report.strips import Picture, strips
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.results import RunFolder
-from ipsolve.runs.summary import Summary
+from ipsolve.runs.summary import read_tables
 from ray_jobs.tracking.copies import Copies, Pair
 
 FILES = ("report.html", "report.md", "summary.csv", "comparisons.csv", "config.yaml", "provenance.json")
@@ -37,18 +37,13 @@ def log_artifacts(copies: Copies, children: Mapping[Pair, str]) -> None:
         tables = [name for name in TABLES if run.exists(f"{name}.csv")]
         for name in tables:
             # as MlflowClient.log_table writes it, which adds to the rows of a table that is there
-            table = read_table(run, name)
+            table = pd.read_csv(io.BytesIO(run.read(run.path(f"{name}.csv"))))
             table.to_json(Path(folder, f"{name}.json"), orient="split", index=False)
         client.log_artifacts(copies.parent, folder)
     shown = [{"path": f"{name}.json", "type": "table"} for name in tables]
     client.set_tag(copies.parent, _TAG_TABLES, json.dumps(shown))
     if "problems" not in copies.config:
         _log_images(copies, children)
-
-
-def read_table(run: RunFolder, name: str) -> pd.DataFrame:
-    """Return ``summary.csv`` or ``comparisons.csv`` of a run."""
-    return pd.read_csv(io.BytesIO(run.read(run.path(f"{name}.csv"))))
 
 
 def _figures(run: RunFolder) -> list[str]:
@@ -67,8 +62,7 @@ def _log_images(copies: Copies, children: Mapping[Pair, str]) -> None:
     from mlflow.tracking.multimedia import compress_image_size
 
     try:
-        tables = Summary(*(read_table(copies.run, name) for name in TABLES))
-        view = report.open_run(copies.run, tables)
+        view = report.open_run(copies.run, read_tables(copies.run))
     except (RequestError, pd.errors.EmptyDataError):  # no results, or images of a kind that is not here any more
         return
     found = {task: strips(view, task) for task in view.tasks} if len(view.rows) else {}

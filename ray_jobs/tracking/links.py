@@ -166,7 +166,7 @@ class Shown:
 def view_of(config: dict[str, Any], parent: str) -> View:
     """Return the view that a run or a sweep is looked at by."""
     if "space" not in config:
-        return View.of_run(parent, headline_in(config), list(config["tasks"] if "tasks" in config else []))
+        return View.of_run(parent, headline_in(config), list(config.get("tasks", [])))
     given = config["objective"]
     first, names = (given, ["objective"]) if isinstance(given, dict) else (given[0], ["objective_1", "objective_2"])
     metric = first.get("metric")
