@@ -22,7 +22,7 @@ from ipsolve.runs.summary import higher_is_better
 
 INK, GRID, PAPER = "#010203", "#040506", "#070809"  # stand-ins, replaced in the SVG
 ON_PAPER = {INK: "#1f2328", GRID: "#d0d7de", PAPER: "#ffffff"}
-PNG_DPI = 150
+PNG_DPI, MOST_PIXELS = 150, 8000
 MARK = "solver:"  # before the name of a solver: the id of what is drawn of it
 LEGEND_COLUMNS = 6
 WIDTH = 12.0  # inches of a figure over the whole page
@@ -104,7 +104,9 @@ def draw(figure: Figure) -> Drawing:
     for axes in figure.axes:
         axes.tick_params(colors=ON_PAPER[INK], which="both", grid_color=ON_PAPER[GRID])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=PNG_DPI, facecolor=ON_PAPER[PAPER], bbox_inches="tight")
+    figure.set_layout_engine("none")  # it has its layout from the first drawing
+    dpi = min(PNG_DPI, MOST_PIXELS / max(figure.get_size_inches()))
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=ON_PAPER[PAPER], bbox_inches="tight")
     return Drawing(text, buffer.getvalue())
 
 
