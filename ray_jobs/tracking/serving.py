@@ -41,14 +41,22 @@ def serve(runs: Sequence[RunFolder], port: int = 0) -> None:
 
 
 @contextmanager
-def server(uri: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run a server of a store, reachable from this machine alone."""
+def server(uri: str, port: int = 0, artifacts: str | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run a server of a store, reachable from this machine alone.
+
+    Args:
+        uri: of the store, a database.
+        port: a free one if left out.
+        artifacts: where the server keeps what it is sent; if left out, clients write where the store says.
+    """
     if port == 0:
         with socket.create_server((HOST, 0)) as free:
             port = free.getsockname()[1]
     line = [*(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1")]
     # the address of the store in the environment: a command line is there to be read by all users of a machine
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    if artifacts is not None:
+        line += ["--artifacts-destination", artifacts]
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes
     null = subprocess.DEVNULL
     process = subprocess.Popen(line, env=environment, start_new_session=True, stdout=null, stderr=null)
