@@ -23,9 +23,9 @@ def missing() -> str | None:
     if shutil.which("initdb") is None or shutil.which("postgres") is None:
         return "no PostgreSQL is installed (apt-get install postgresql)"
     try:
-        import psycopg2  # noqa: F401
+        import psycopg  # noqa: F401
     except ImportError:
-        return "psycopg2 is not installed"
+        return "psycopg is not installed"
     return None
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Mapping
@@ -15,8 +16,8 @@ import pandas as pd
 from PIL import Image
 
 from ipsolve import report
+from ipsolve.evaluation.isolation import one_line
 from ipsolve.report.strips import Picture, strips
-from ipsolve.requests.errors import RequestError
 from ipsolve.runs.results import RunFolder
 from ipsolve.runs.summary import read_tables
 from ray_jobs.tracking.copies import Copies, Pair
@@ -63,9 +64,10 @@ def _log_images(copies: Copies, children: Mapping[Pair, str]) -> None:
 
     try:
         view = report.open_run(copies.run, read_tables(copies.run))
-    except (RequestError, pd.errors.EmptyDataError):  # no results, or images of a kind that is not here any more
+        found = {task: strips(view, task) for task in view.tasks} if len(view.rows) else {}
+    except Exception as error:  # the numbers are there, and pictures must not cost them, whatever is in the files
+        logging.getLogger(__name__).debug("no images: %s", one_line(error))
         return
-    found = {task: strips(view, task) for task in view.tasks} if len(view.rows) else {}
     if sum(len(strip.pictures) for drawn in found.values() for strip in drawn) > MOST_IMAGES:
         found = {task: [strip for strip in drawn if strip.rank in ("median", "only")] for task, drawn in found.items()}
     if sum(len(strip.pictures) for drawn in found.values() for strip in drawn) > MOST_IMAGES:

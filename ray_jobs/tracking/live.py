@@ -110,7 +110,8 @@ class Live:
                 self._send(points)
             except Exception as error:  # tracking never costs a result; what is not sent now is sent at the end
                 logging.getLogger(__name__).debug("MLflow: %s", one_line(error))
-                self._copies = None if self._copies is None or not self._copies.parent else self._copies
+                if self._copies is not None and not self._copies.parent:
+                    self._copies = None  # from the start again
                 pause = min(max(2 * pause, 10 * self._seconds), PATIENCE)
 
     def _send(self, points: list[Point]) -> None:

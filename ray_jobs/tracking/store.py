@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipsolve.requests.errors import RequestError
+from ipsolve.requests.secrets import redact
 from ipsolve.runs.results import RunFolder
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def store_of(run: RunFolder, config: dict[str, Any]) -> tuple[str, str | None]:
 
 def store_name(config: Mapping[str, Any], experiment_id: str) -> str:
     """Return what a store is called in the memory of a run."""
-    return f"{config['tracking']['uri'] or 'local'}#{experiment_id}"
+    return f"{redact(config['tracking']['uri'] or 'local')}#{experiment_id}"  # a key of a file, which nothing redacts
 
 
 def experiment_of(client: MlflowClient, name: str, artifacts: str | None) -> str:

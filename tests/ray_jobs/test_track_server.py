@@ -138,7 +138,11 @@ def test_two_drivers_on_one_file_lose_no_run(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "ray_jobs.track"]
     drivers = [subprocess.Popen([*line, run.root], env=environment, cwd=tmp_path) for run in found]
-    assert [driver.wait(300) for driver in drivers] == [0, 0]
+    try:
+        assert [driver.wait(250) for driver in drivers] == [0, 0]
+    finally:
+        for driver in drivers:
+            driver.kill()
     assert Counter(names_of(store, "ipsolve")) == {"first": 1, "second": 1, "sr4 / ddnm": 2, "sr4 / pinv": 2}
 
 

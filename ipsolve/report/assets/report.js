@@ -151,8 +151,12 @@ if (viewer) {
       panels.append(panel);
     }
     const first = button.querySelector("img"), shape = first.naturalWidth / first.naturalHeight;
-    const count = panels.children.length, room = innerWidth * (innerHeight - 160);
-    const size = Math.max(innerWidth < 640 ? 144 : 176, Math.min(480, 0.82 * Math.sqrt((room * shape) / count)));
+    const count = panels.children.length;
+    let size = innerWidth < 640 ? 144 : 176;
+    for (let columns = 1; columns <= count; columns++) { // as large as lets all be seen at once
+      const width = (innerWidth - 34 - 10 * (columns - 1)) / columns, rows = Math.ceil(count / columns);
+      if (rows * (width / shape + 52) <= innerHeight - 120) size = Math.max(size, Math.floor(width) - 1);
+    }
     panels.style.setProperty("--panel-size", `${size}px`);
     panels.style.setProperty("--shape", shape);
     viewer.querySelector("strong").textContent = `${task} · ${button.dataset.caption.split(" · ")[1]}`;
