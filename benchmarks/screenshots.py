@@ -68,8 +68,8 @@ def tracking(run: RunFolder) -> None:
             time.sleep(5)  # what is drawn comes in gently
             save(f"mlflow-{name}", browser.screenshot())
             if name == "charts":
-                heading = "[...document.querySelectorAll('*')].find((e) => e.innerText === 'sr4 images')"
-                browser.run(f"{heading}.scrollIntoView()")
+                headings = "[...document.querySelectorAll('*')].filter((e) => e.innerText === 'sr4 images')"
+                browser.run(f"{headings}.forEach((e) => e.scrollIntoView())")  # it loads what is in sight
                 browser.wait(
                     "[...document.images].filter((i) => i.src.includes('sr4~') && i.complete).length >= 3", 180
                 )
