@@ -16,14 +16,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
 from ipsolve.citation import bibliography
 from ipsolve.report import console_table, open_run, write_report
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.citations import citations
 from ipsolve.runs.config import load_config
 from ipsolve.runs.experiment import Experiment
-from ipsolve.runs.results import RunFolder
-from ipsolve.runs.summary import write_summary
+from ipsolve.runs.results import RunFolder, image_metrics
+from ipsolve.runs.summary import planned, write_summary
 from ray_jobs import cli
 from ray_jobs.pipeline.folder.content import images_read
 from ray_jobs.pipeline.folder.finish import gaps
@@ -80,6 +82,10 @@ class Evaluation(Job):
 
     def images_read(self, run: RunFolder) -> dict[str, Any]:
         return images_read(run, self.experiment.image_ids)
+
+    def scores(self, run: RunFolder) -> pa.Table:
+        names = ("image_id", "task", "solver", "seed", "sample", *image_metrics(), "consistency")
+        return planned(run.results(names), set(self.experiment.image_ids)).drop_columns("sample")
 
     def gaps(self, index: RunIndex) -> list[str]:
         asked = self.experiment.asked

@@ -11,11 +11,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+import pyarrow as pa
+
 from ipsolve.citation import bibliography, cited
 from ipsolve.posterior.config import load_posterior_config
 from ipsolve.posterior.experiment import PosteriorExperiment
 from ipsolve.posterior.report import console_table, open_run, write_report
+from ipsolve.posterior.results import SAMPLE_METRICS, SAMPLE_SCHEMA
 from ipsolve.runs.results import RunFolder
+from ipsolve.runs.summary import planned
 from ray_jobs import cli
 from ray_jobs.pipeline.job import Job, dry_run, run_job
 from ray_jobs.pipeline.posterior_evaluator import SamplingWork, loader
@@ -40,6 +44,10 @@ class PosteriorJob(Job):
 
     def work(self, device: str, num_threads: int) -> Work:
         return SamplingWork.of(self.experiment, device, num_threads)
+
+    def scores(self, run: RunFolder) -> pa.Table:
+        names = ("image_id", "task", "solver", "seed", *SAMPLE_METRICS)
+        return planned(run.results(names, schema=SAMPLE_SCHEMA), set(self.experiment.image_ids))
 
     def tabulate(self, run: RunFolder) -> tuple[str, Callable[[], str]]:
         view = open_run(run, self.experiment)

@@ -1,5 +1,8 @@
 """Rebuild the tables and the report of a run: ``python -m ray_jobs.report RUN [--into FILE]``.
 
+``python -m ray_jobs.report RUN RUN ...`` compares runs on the images that they share, with paired intervals, and writes
+a page of it (``--into``, else ``comparison.html`` in the current directory).
+
 With ``--into`` the Markdown tables of the run also replace what stands in FILE between the lines
 ``<!-- tables of NAME -->`` and ``<!-- end of NAME -->``, NAME being that of the run.
 """
@@ -17,9 +20,11 @@ import yaml
 
 from ipsolve import report
 from ipsolve.posterior import report as posterior_report
+from ipsolve.report.comparison import compare_runs, comparison_table, render_comparison
 from ipsolve.report.view import read_text
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.results import RunFolder
+from ipsolve.runs.summary import read_tables
 from ray_jobs import cli
 from ray_jobs.pipeline.folder.index import is_damage, rows_of, scan
 
@@ -27,10 +32,23 @@ from ray_jobs.pipeline.folder.index import is_damage, rows_of, scan
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, or 2 where the request is wrong."""
     parser = argparse.ArgumentParser(prog="python -m ray_jobs.report", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("run", help="a run folder, such as runs/demo, or its URI")
-    parser.add_argument("--into", metavar="FILE", help="a Markdown file that shows the tables of the run")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, such as runs/demo, or its URI")
+    what = "a Markdown file that shows the tables of the run; of several runs the page to write"
+    parser.add_argument("--into", metavar="FILE", help=what)
     options = parser.parse_args(arguments)
-    return cli.run_command(lambda: _command(options.run, options.into))
+    if len(options.runs) > 1:
+        return cli.run_command(lambda: _compare(options.runs, options.into or "comparison.html"))
+    return cli.run_command(lambda: _command(options.runs[0], options.into))
+
+
+def _compare(locations: list[str], into: str) -> int:
+    for location in locations:
+        if is_posterior(RunFolder(location)):
+            raise RequestError(location, "is a posterior run; allowed here: runs of ray_jobs.evaluate")
+    view = compare_runs([_as_it_is(RunFolder(location)) for location in locations])
+    Path(into).write_text(render_comparison(view), encoding="utf-8")
+    print(f"{comparison_table(view)}\n\nreport: {into}")
+    return cli.COMPLETE
 
 
 def _command(location: str, into: str | None) -> int:
@@ -46,6 +64,10 @@ def _command(location: str, into: str | None) -> int:
         replace_tables(Path(into), rebuilt.name, rebuilt.document)
     print(f"{rebuilt.table}\n\nreport: {rebuilt.page}")
     return cli.COMPLETE
+
+
+def _as_it_is(run: RunFolder) -> report.RunView:
+    return report.open_run(run, read_tables(run) if run.exists("summary.csv") else None)
 
 
 def _torn(run: RunFolder, files: list[str]) -> RequestError:

@@ -1,10 +1,13 @@
-"""Send a finished run to MLflow.
+"""Send runs to MLflow, and look at them there.
 
     python -m ray_jobs.track runs/demo
+    python -m ray_jobs.track runs/demo --open
+    python -m ray_jobs.track runs/pixel runs/latent --open
 
 A parent run for the run, a child run for each (task, solver), at the times of their work. The Parquet files are the
 record and this is a copy of their summary: sending again updates the same MLflow runs, and a server that is slow or
-down costs seconds.
+down costs seconds. ``--open`` prints links to prepared views; where the store is a file or a database, it serves it on
+127.0.0.1 until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,104 +15,122 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import re
 import shlex
 import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 from ipsolve.evaluation.isolation import one_line
 from ipsolve.requests.errors import RequestError
+from ipsolve.requests.secrets import redact
+from ipsolve.runs import curves
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
+from ray_jobs.pipeline.folder.lock import alone
 from ray_jobs.tracking import overview
-from ray_jobs.tracking.described import describe
-from ray_jobs.tracking.store import Memory, client_of, digest, experiment_of, log, store_of, twice
-from ray_jobs.tracking.times import run_span, solver_spans
+from ray_jobs.tracking.artifacts import log_artifacts
+from ray_jobs.tracking.copies import Copies, Pair, curve, numbers, pairs_of
+from ray_jobs.tracking.links import Shown, links
+from ray_jobs.tracking.serving import serve
+from ray_jobs.tracking.store import twice
+from ray_jobs.tracking.times import solver_spans
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-ARTIFACTS = ("report.html", "report.md", "summary.csv", "comparisons.csv", "config.yaml", "provenance.json")
+UNFINISHED = ("running", "interrupted", "broken off")  # states of status.json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ray_jobs.track", description="Send a finished run to MLflow.")
-    parser.add_argument("run", help="the folder of a run")
+    parser = argparse.ArgumentParser(prog="python -m ray_jobs.track", description="Send runs to MLflow.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run or of a sweep")
+    parser.add_argument("--open", action="store_true", help="print links to views of them; serve them on 127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="of that server; a free one if left out")
     options = parser.parse_args(arguments)
+    return cli.run_command(lambda: _command(options.runs, options.open, options.port))
 
-    def command() -> int:
-        run = RunFolder(options.run)
-        if not run.exists("config.yaml") or not run.exists("summary.csv"):
-            raise RequestError(f"{options.run} is not a finished run: it has no config.yaml and summary.csv")
-        place, sent = send(run)
+
+def _command(locations: Sequence[str], opened: bool, port: int) -> int:
+    code = cli.COMPLETE
+    for location in locations:
+        run = RunFolder(location)
+        if _is_sweep(run):  # sent by its own command, which knows its trials
+            if not opened:
+                raise RequestError(f"{location} is a sweep: the command that ran it sends it; allowed here: --open")
+            continue
+        place, sent = _send_as_it_is(run, location)
         print(f"MLflow   {place}")
-        return cli.COMPLETE if sent else cli.FAILED
+        code = code if sent else cli.FAILED
+    if opened and code == cli.COMPLETE:
+        serve([RunFolder(location) for location in locations], port)
+    return code
 
-    return cli.run_command(command)
+
+def _is_sweep(run: RunFolder) -> bool:
+    return run.exists("config.yaml") and "space" in cli.read_config(run)
 
 
-def send(run: RunFolder) -> tuple[str, bool]:
-    """Send a run; return where it is, or one line on why it is not there and how to send it later, and which it is."""
+def _send_as_it_is(run: RunFolder, location: str) -> tuple[str, bool]:
+    unfinished = run.read_json("status.json").get("state") in UNFINISHED
+    if run.exists("config.yaml") and run.exists("provenance.json") and unfinished:
+        with alone(run, "run"):  # one at work sends itself
+            return send_unfinished(run)
+    if not run.exists("config.yaml") or not run.exists("summary.csv"):
+        raise RequestError(f"{location} is not a finished run: it has no config.yaml and summary.csv")
+    return send(run)
+
+
+def send(run: RunFolder, sent: Mapping[Pair, int] | None = None) -> tuple[str, bool]:
+    """Send a finished run; return where it is, or one line on why it is not there and how to send it later, and which.
+
+    Args:
+        run: the run.
+        sent: up to which time the points of the curve of a (task, solver) are there already.
+    """
+    return _trying(run, lambda: _send(run, sent or {}))
+
+
+def send_unfinished(run: RunFolder) -> tuple[str, bool]:
+    """Send what there is of a run whose driver has ended before it was done, and mark it so."""
+    return _trying(run, lambda: _send_unfinished(run))
+
+
+def _trying(run: RunFolder, action: Callable[[], str]) -> tuple[str, bool]:
     try:
-        return twice(lambda: _send(run)), True
+        return redact(twice(action)), True
     except Exception as error:  # tracking never costs a result, whatever a server or its client does
         later = f"python -m ray_jobs.track {shlex.quote(run.location)}"
         return f"not sent ({one_line(error)}); send it later with: {later}", False
 
 
-def _send(run: RunFolder) -> str:
-    from mlflow.entities import Metric
-
-    config = cli.read_config(run)
-    provenance = run.read_json("provenance.json")
-    uri, artifacts = store_of(run, config)
-    client = client_of(uri)
-    experiment_id = experiment_of(client, config["tracking"]["experiment"], artifacts)
-    memory = Memory(run, f"{config['tracking']['uri'] or 'local'}#{experiment_id}", experiment_id)
-    described = describe(config, provenance)
-    shared = described.parameters
-    rows = _summary(run)
-    start, end = run_span(provenance)
-    if not end:
-        raise RequestError("provenance.json has no times: it is absent, or cannot be read, as after a power cut")
-    totals, found = overview.totals(rows, config)
-    origin = overview.origin_tags(run, config, provenance)
-    tags = {**described.extent, **origin, **found, "mlflow.note.content": overview.description(run, config, rows)}
-    # a parameter cannot change in MLflow, so that another setting is another MLflow run
-    key = f"{described.kind}/{digest([shared, config['baseline']])}"
-    parent = memory.run_of(client, key, config["name"], tags, start)
-    metrics = [Metric(name, value, end, 0) for name, value in totals.items()]
-    log(client, parent, shared | {"baseline": config["baseline"]}, metrics, "FINISHED", end)
-    client.log_inputs(parent, described.datasets())
-    _log_artifacts(client, parent, run)
-    spans = solver_spans(provenance)
+def _send(run: RunFolder, sent: Mapping[Pair, int]) -> str:
+    copies, rows = Copies(run), _summary(run)
+    totals, found = overview.totals(rows, copies.config)
+    tags = {**found, "mlflow.note.content": overview.description(run, copies.config, rows)}
+    parent, end = copies.open_parent(tags), copies.end
+    copies.log(parent, numbers(totals, end))
+    points, spans = pairs_of(copies.provenance, curves.read(run)), solver_spans(copies.provenance)
+    children: dict[Pair, str] = {}
     for row in rows:
-        # no solver of this name: the floor of a posterior run
-        solver = config["solvers"].get(row["solver"], {})
-        parameters = {**shared, **described.tasks[row["task"]], "task": row["task"], **solver}
-        parameters |= {"solver_name": row["solver"]}
-        key = f"{row['task']}/{row['solver']}/{digest([parameters, parent])}"
-        tags = {"mlflow.parentRunId": parent, **described.extent, **origin, **overview.cell_tags(config, row)}
-        begun, ended = spans.get((row["task"], row["solver"]), (start, end))
-        child = memory.run_of(client, key, f"{row['task']} / {row['solver']}", tags, begun)
-        metrics = [Metric(name, value, ended, 0) for name, value in overview.numbers(row).items()]
-        log(client, child, parameters, metrics, "FINISHED", ended)
-    return f"{uri}, experiment {config['tracking']['experiment']!r}, run {parent}"
+        pair = row["task"], row["solver"]
+        begun, ended = spans.get(pair, (copies.start, end))
+        child = children[pair] = copies.open_child(pair, overview.cell_tags(copies.config, row), begun)
+        copies.log(child, [*curve(points.get(pair, []), sent.get(pair, -1)), *numbers(overview.numbers(row), end)])
+        copies.finish(child, "FINISHED", ended)
+    log_artifacts(copies, children)
+    copies.finish(parent, "FINISHED", end)
+    return "\n".join([copies.place, *links([Shown.of(run)])])
 
 
-def _log_artifacts(client: MlflowClient, run_id: str, run: RunFolder) -> None:
-    # only names as we give them: an object in a store may be called "../x", and must not become a file elsewhere
-    listed = [path.removeprefix(run.path("figures/")) for path in run.files("figures", suffix=".svg")]
-    figures = [f"figures/{name}" for name in listed if re.fullmatch(r"[\w-]+\.svg", name)]
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "figures").mkdir()
-        for name in [*filter(run.exists, ARTIFACTS), *figures]:
-            Path(folder, name).write_bytes(run.read(run.path(name)))
-        client.log_artifacts(run_id, folder)
+def _send_unfinished(run: RunFolder) -> str:
+    copies = Copies(run)
+    parent = copies.open_parent({"mlflow.note.content": "not complete: the same command goes on with it"})
+    points, spans = pairs_of(copies.provenance, curves.read(run)), solver_spans(copies.provenance)
+    end = max([copies.end, *(point.time for own in points.values() for point in own)])
+    for pair, own in points.items():
+        tags = overview.cell_tags(copies.config, {"task": pair[0], "solver": pair[1]})
+        child = copies.open_child(pair, tags, min(own[0].time, spans.get(pair, (own[0].time, 0))[0]))
+        copies.log(child, [*curve(own), *numbers(curves.latest(own), own[-1].time)])
+        copies.finish(child, "KILLED", own[-1].time)
+    copies.finish(parent, "KILLED", end)
+    return copies.place
 
 
 def _summary(run: RunFolder) -> list[dict[str, str]]:

@@ -100,7 +100,7 @@ def _search(sweep: Sweep, run: RunFolder, status: Status) -> tuple[int, str]:
     if missing:
         try:
             search(ledger, problem, run.root, allocation, config)
-        except Exception:  # what there is can be looked at while whatever is broken is mended
+        except (Exception, KeyboardInterrupt):  # what there is can be looked at before it goes on
             tracking.send(run, sweep, ledger, scores, trial_table(sweep, ledger, scores))
             raise
     if ledger.missing():

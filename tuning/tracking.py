@@ -16,8 +16,10 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from ipsolve.evaluation.isolation import one_line
+from ipsolve.requests.secrets import redact
 from ipsolve.runs.results import RunFolder
-from ray_jobs.tracking.store import Memory, client_of, digest, experiment_of, flat, log, store_of, twice
+from ray_jobs.tracking.links import Shown, links
+from ray_jobs.tracking.store import Memory, client_of, digest, experiment_of, flat, log, store_name, store_of, twice
 from ray_jobs.tracking.times import run_span
 from tuning.ledger import DIVERGED, Ledger, state_of
 from tuning.outcome import best_trials, objective_columns
@@ -45,7 +47,7 @@ def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: p
     uri, artifacts = store_of(run, config)
     client = client_of(uri)
     experiment_id = experiment_of(client, sweep.config.tracking.experiment, artifacts)
-    memory = Memory(run, f"{sweep.config.tracking.uri or 'local'}#{experiment_id}", experiment_id)
+    memory = Memory(run, store_name(config, experiment_id), experiment_id)
     identity = sweep.identity()
     tags = {"kind": "sweep", "num_trials": str(len(table)), "algorithm": sweep.config.search.algorithm}
     finished = [trial for trial in ledger.trials() if trial.state.is_finished()]
@@ -54,6 +56,7 @@ def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: p
     began = min([*([start] if start else []), *map(_start, finished)], default=None)
     end = max([end, *map(_end, finished)])
     parent = memory.run_of(client, f"sweep/{digest(identity)}", sweep.config.name, tags, began)
+    memory.remember_parent(parent)
     shared = {**flat("data", sweep.config.data), **flat("prior", sweep.config.prior)}
     fixed = {"scheduler": sweep.scheduler, "rungs": sweep.config.search.rungs, "tasks": list(sweep.config.tasks)}
     described = shared | fixed | flat("solver", sweep.config.solver) | flat("space", sweep.config.space)
@@ -69,7 +72,8 @@ def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: p
         fields = sweep.space.values(trial.params)
         parameters = shared | sweep.config.solver | fields | {"number": trial.number}
         metrics = _metrics(sweep, trial, scores, rows.loc[trial.number], _end(trial))
-        log(client, child, parameters, metrics, "FAILED" if state_of(trial) == DIVERGED else "FINISHED", _end(trial))
+        log(client, child, parameters, metrics)
+        client.set_terminated(child, "FAILED" if state_of(trial) == DIVERGED else "FINISHED", _end(trial))
     client.set_tag(parent, "best_trial", ", ".join(str(trial.number) for trial in best))
     client.set_tag(parent, "best_run", ", ".join(ids[trial.number] for trial in best))
     objective = best and len(sweep.objectives) == 1
@@ -77,12 +81,14 @@ def _send(run: RunFolder, sweep: Sweep, ledger: Ledger, scores: Scores, table: p
     last = max(map(_end, finished), default=0)
     metrics = [Metric("objective", best[0].values[0], last, 0)] if objective else []
     # what broke off goes on with the same command, and is sent again then
-    log(client, parent, described, metrics, "KILLED" if ledger.missing() else "FINISHED", end or None)
+    log(client, parent, described, metrics)
+    client.set_terminated(parent, "KILLED" if ledger.missing() else "FINISHED", end or None)
     with tempfile.TemporaryDirectory() as folder:
         for name in filter(run.exists, ARTIFACTS):
             Path(folder, name).write_bytes(Path(run.path(name)).read_bytes())
         client.log_artifacts(parent, folder)
-    return f"{uri}, experiment {sweep.config.tracking.experiment!r}, run {parent}"
+    place = f"{uri}, experiment {sweep.config.tracking.experiment!r}, run {parent}"
+    return redact("\n".join([place, *links([Shown.of(run, config)])]))
 
 
 def _metrics(sweep: Sweep, trial: FrozenTrial, scores: Scores, row: pd.Series, end: int) -> list[Metric]:

@@ -16,26 +16,26 @@ from matplotlib.figure import Figure
 from ipsolve.posterior.experiment import EXACT
 from ipsolve.posterior.results import LEVELS
 from ipsolve.posterior.view import PosteriorView
-from ipsolve.report.figures import INK, PALETTE, STYLE, forest, solver_style, svg
+from ipsolve.report.figures import INK, PALETTE, STYLE, Drawing, draw, forest, solver_style
 from ipsolve.runs.cells import describe
 
 DISTANCE = "sliced_wasserstein_1"
 COLUMNS = 4  # panels side by side
 
 
-def draw_figures(view: PosteriorView) -> dict[str, str]:
+def draw_figures(view: PosteriorView) -> dict[str, Drawing]:
     """Return ``{name: SVG}``: ``particles``, ``calibration``, ``samples``, ``forest_*``, where there is data."""
     drawn = {}
     with mpl.rc_context(STYLE):
         if sweeps(view):
-            drawn["particles"] = svg(_particles(view))
+            drawn["particles"] = draw(_particles(view))
         if len(view.rows):
-            drawn["calibration"] = svg(_calibration(view))
-            drawn["samples"] = svg(_samples(view))
+            drawn["calibration"] = draw(_calibration(view))
+            drawn["samples"] = draw(_samples(view))
         table = view.comparisons[view.comparisons["metric"] == DISTANCE]
         if len(table):
             caption = f"sliced Wasserstein-1 minus {view.config.baseline} (left of zero is better)"
-            drawn[f"forest_{DISTANCE}"] = svg(forest(view, table, caption))
+            drawn[f"forest_{DISTANCE}"] = draw(forest(view, table, caption))
     return drawn
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -20,6 +21,11 @@ from ipsolve.runs.results import COUNTS, image_metrics
 from ipsolve.runs.summary import higher_is_better
 
 INK, GRID, PAPER = "#010203", "#040506", "#070809"  # stand-ins, replaced in the SVG
+ON_PAPER = {INK: "#1f2328", GRID: "#d0d7de", PAPER: "#ffffff"}
+PNG_DPI, MOST_PIXELS = 150, 8000
+MARK = "solver:"  # before the name of a solver: the id of what is drawn of it
+LEGEND_COLUMNS = 6
+WIDTH = 12.0  # inches of a figure over the whole page
 # after Okabe & Ito (2008), told apart with any colour vision; markers repeat at another period
 PALETTE = ("#1f83c6", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
 MARKERS = "osD^vPX*<>h"
@@ -43,8 +49,16 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw_figures(view: RunView) -> dict[str, str]:
-    """Return ``{name: SVG}``: ``forest_<metric>``, ``cost_seconds`` and ``cost_calls``, where there is data."""
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: an SVG with stand-ins for the colours of its page, and a PNG with dark ink on white."""
+
+    svg: str
+    png: bytes
+
+
+def draw_figures(view: RunView) -> dict[str, Drawing]:
+    """Return figures by name: ``forest_<metric>``, ``cost_seconds`` and ``cost_calls``, where there is data."""
     drawn = {}
     with mpl.rc_context(STYLE):
         for metric in image_metrics():
@@ -52,14 +66,14 @@ def draw_figures(view: RunView) -> dict[str, str]:
             if len(table):
                 side = "right" if higher_is_better(metric) else "left"
                 what = f"{label(metric)} minus {view.config.baseline}{_unit(metric)}"
-                drawn[f"forest_{metric}"] = svg(forest(view, table, f"{what} ({side} of zero is better)"))
+                drawn[f"forest_{metric}"] = draw(forest(view, table, f"{what} ({side} of zero is better)"))
         headline = view.headline
         if headline is not None and np.isfinite(view.summary[headline]).any():  # an infinite one is on no axis
             calls = view.rows.assign(calls=view.rows[list(COUNTS)].sum(axis=1))
-            drawn["cost_seconds"] = svg(_cost(view, headline, _cell_means(view.rows, "seconds"), "seconds per image"))
+            drawn["cost_seconds"] = draw(_cost(view, headline, _cell_means(view.rows, "seconds"), "seconds per image"))
             what = "network calls per image (forward and backward)"
             if calls["calls"].any():
-                drawn["cost_calls"] = svg(_cost(view, headline, _cell_means(calls, "calls"), what))
+                drawn["cost_calls"] = draw(_cost(view, headline, _cell_means(calls, "calls"), what))
     return drawn
 
 
@@ -69,12 +83,38 @@ def _unit(metric: str) -> str:
 
 def inline(svg: str) -> str:
     """Return an SVG for a page: ink and grid are the page's own colours."""
+    svg = svg.replace(f'id="{MARK}', 'data-solver="')  # a page has several figures, and an id once
     return svg.replace(INK, "currentColor").replace(GRID, "var(--rule)").replace(PAPER, "var(--paper)")
 
 
 def stand_alone(svg: str) -> str:
     """Return an SVG for a file: dark ink on white."""
-    return svg.replace(INK, "#1f2328").replace(GRID, "#d0d7de").replace(PAPER, "#ffffff")
+    for stand_in, paint in ON_PAPER.items():
+        svg = svg.replace(stand_in, paint)
+    return svg
+
+
+def draw(figure: Figure) -> Drawing:
+    """Return a figure as SVG and PNG."""
+    text = svg(figure)
+    for artist in figure.findobj():
+        for kind in ("color", "edgecolor", "facecolor", "markerfacecolor", "markeredgecolor"):
+            if hasattr(artist, f"set_{kind}") and (paint := ON_PAPER.get(_hex(artist, kind))):
+                getattr(artist, f"set_{kind}")(paint)
+    for axes in figure.axes:
+        axes.tick_params(colors=ON_PAPER[INK], which="both", grid_color=ON_PAPER[GRID])
+    buffer = io.BytesIO()
+    figure.set_layout_engine("none")  # it has its layout from the first drawing
+    dpi = min(PNG_DPI, MOST_PIXELS / max(figure.get_size_inches()))
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=ON_PAPER[PAPER], bbox_inches="tight")
+    return Drawing(text, buffer.getvalue())
+
+
+def _hex(artist: Any, kind: str) -> str:
+    try:
+        return str(mpl.colors.to_hex(getattr(artist, f"get_{kind}")()))
+    except (AttributeError, ValueError, TypeError):  # several colours, or none
+        return ""
 
 
 def svg(figure: Figure) -> str:
@@ -86,11 +126,12 @@ def svg(figure: Figure) -> str:
 
 
 def solver_style(view: TableView) -> Callable[[str], dict[str, Any]]:
-    """Return the colour and marker of each solver, the same in all figures of a run."""
+    """Return the colour and marker of each solver, the same in all figures of a run, and the name of its marks."""
     names = view.solvers
     return lambda name: {
         "color": PALETTE[names.index(name) % len(PALETTE)],
         "marker": MARKERS[names.index(name) % len(MARKERS)],
+        "gid": f"{MARK}{name}",
     }
 
 
@@ -127,7 +168,8 @@ def _interval(axes: Axes, row: dict[str, Any], height: float, style: dict[str, A
     low, high = row["ci95_low"], row["ci95_high"]
     told = low > 0 or high < 0
     if not math.isnan(low):
-        axes.plot([low, high], [height, height], color=style["color"], linewidth=1.8, solid_capstyle="round")
+        shape: dict[str, Any] = {"linewidth": 1.8, "solid_capstyle": "round"}
+        axes.plot([low, high], [height, height], color=style["color"], gid=style["gid"], **shape)
     axes.plot(
         [row["difference"]],
         [height],
@@ -148,12 +190,16 @@ def _cost(view: RunView, metric: str, cost: pd.Series, caption: str) -> Figure:
     style = solver_style(view)
     columns = len(view.tasks) if len(view.tasks) <= 4 else 3
     rows = math.ceil(len(view.tasks) / columns)
-    figure = Figure(figsize=(max(2.7 * columns, 4) + 0.4, 2.4 * rows + 0.9), layout="constrained")
+    legend = math.ceil(len(view.solvers) / LEGEND_COLUMNS)
+    height = (3.4 if columns == 1 else 2.9 if columns == 2 else 2.4) * rows + 0.6 + 0.22 * legend
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for axes, task in zip(grid.flat, view.tasks, strict=False):
         own = view.summary[(view.summary["task"] == task) & np.isfinite(view.summary[metric])]
         for row in own.to_dict("records"):
-            axes.errorbar(
+            look = style(row["solver"])
+            name = look.pop("gid")
+            drawn = axes.errorbar(
                 cost[task, row["solver"]],
                 row[metric],
                 yerr=0.0 if math.isnan(row[f"{metric}_ci95"]) else row[f"{metric}_ci95"],
@@ -161,8 +207,10 @@ def _cost(view: RunView, metric: str, cost: pd.Series, caption: str) -> Figure:
                 markersize=6.5,
                 elinewidth=1.2,
                 label=row["solver"],
-                **style(row["solver"]),
+                **look,
             )
+            for part in drawn.get_children():
+                part.set_gid(name)
         if (cost == 0).any():  # methods without a network stand on the axis
             smallest = math.floor(math.log10(cost[cost > 0].min()))
             axes.set_xscale("symlog", linthresh=10**smallest, linscale=0.7)
@@ -181,5 +229,7 @@ def _cost(view: RunView, metric: str, cost: pd.Series, caption: str) -> Figure:
     entries = {
         text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(list(entries.values()), list(entries), loc="outside upper left", ncols=min(len(entries), columns + 1))
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside upper left", ncols=min(len(entries), LEGEND_COLUMNS)
+    )
     return figure

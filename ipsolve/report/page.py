@@ -11,12 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ipsolve.citation import bibliography
 from ipsolve.conventions import UNITS
-from ipsolve.report.figures import draw_figures, inline, stand_alone
-from ipsolve.report.strips import anchor, strips
+from ipsolve.report.figures import Drawing, draw_figures, inline, stand_alone
+from ipsolve.report.strips import anchor, strips, within
 from ipsolve.report.tables import (
     headline,
     label,
     number,
+    overview,
     p_value,
     published_lines,
     shown_columns,
@@ -29,6 +30,7 @@ from ipsolve.runs.results import RunFolder
 from ipsolve.runs.summary import higher_is_better
 
 ASSETS = Path(__file__).parent / "assets"
+MAX_BYTES = 24_000_000  # of images: a page of more is slow to open and no use in a mail
 MAX_FAILURES = 200  # shown; all of them are in failures/
 
 
@@ -51,18 +53,21 @@ def write_report(view: RunView) -> str:
     return write_page(view.run, figures, markdown(view), render(view, figures))
 
 
-def write_page(run: RunFolder, figures: dict[str, str], text: str, page: str) -> str:
+def write_page(run: RunFolder, figures: dict[str, Drawing], text: str, page: str) -> str:
     """Write the files of a report; return the path of the page."""
-    for name, svg in figures.items():
-        run.write(run.path("figures", f"{name}.svg"), stand_alone(svg).encode())
+    for name, drawing in figures.items():
+        run.write(run.path("figures", f"{name}.svg"), stand_alone(drawing.svg).encode())
+        run.write(run.path("figures", f"{name}.png"), drawing.png)
     run.write(run.path("report.md"), text.encode())
     run.write(run.path("report.html"), page.encode())
     return run.address("report.html")
 
 
-def render(view: RunView, figures: dict[str, str]) -> str:
+def render(view: RunView, figures: dict[str, Drawing]) -> str:
     """Return the page as HTML."""
     columns = shown_columns(view.summary)
+    every = {task: own for task in view.tasks if len(view.rows) and (own := strips(view, task))}
+    drawn, left_out = within(every, MAX_BYTES)
     return fill(
         "report.html.j2",
         view,
@@ -73,9 +78,11 @@ def render(view: RunView, figures: dict[str, str]) -> str:
         headline=label(view.headline or ""),
         better="Up" if view.headline is None or higher_is_better(view.headline) else "Down",
         headlines=[found for task in view.tasks if (found := headline(view, task))],
+        overview=overview(view) if view.headline else [],
         tables={task: task_lines(view, task, columns) for task in view.tasks},
         anchor=anchor(view) if view.solvers else "",
-        strips={task: drawn for task in view.tasks if len(view.rows) and (drawn := strips(view, task))},
+        strips=drawn,
+        left_out=left_out,
         absent=view.absent_metrics(),
         references=view.citations,
         bibtex=bibliography(view.citations),
@@ -88,7 +95,7 @@ def render(view: RunView, figures: dict[str, str]) -> str:
     )
 
 
-def fill(template: str, view: TableView, figures: dict[str, str], **parts: Any) -> str:
+def fill(template: str, view: TableView, figures: dict[str, Drawing], **parts: Any) -> str:
     """Return a page of any kind of run: ``template`` with what all of them show, and with ``parts``."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
@@ -104,7 +111,7 @@ def fill(template: str, view: TableView, figures: dict[str, str], **parts: Any) 
         config=view.config,
         config_text=view.config_text,
         comparisons=view.comparisons.to_dict("records"),
-        figures={name: inline(svg) for name, svg in figures.items()},
+        figures={name: inline(drawing.svg) for name, drawing in figures.items()},
         failures=view.failures.head(MAX_FAILURES).to_dict("records"),
         num_failures=len(view.failures),
         provenance=_flat(view.provenance),

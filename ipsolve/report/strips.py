@@ -81,6 +81,25 @@ def choose(rows: pd.DataFrame, metric: str) -> dict[str, str]:
     return {"best": names[0], "median": names[len(names) // 2], "worst": names[-1]}
 
 
+def within(found: dict[str, list[Strip]], most: int) -> tuple[dict[str, list[Strip]], str]:
+    """Return as many strips as fit on a page, and a line on those that do not: medians go first, then best ones.
+
+    Args:
+        found: the strips of each task.
+        most: bytes of their images.
+    """
+    size = sum(len(picture.source) for drawn in found.values() for strip in drawn for picture in strip.pictures)
+    gone: list[str] = []
+    for rank in ("median", "best"):
+        if size > most:
+            gone.append(rank)
+            found = {task: [strip for strip in drawn if strip.rank != rank] for task, drawn in found.items()}
+            size = sum(len(picture.source) for drawn in found.values() for strip in drawn for picture in strip.pictures)
+    if not gone:
+        return found, ""
+    return found, f"Left out, for the page to stay below {most / 1e6:.0f} MB: the {' and '.join(gone)} of each task."
+
+
 def _truths(view: RunView, image_ids: list[str]) -> dict[str, bytes]:
     table = view.run.pick(["image_id", "image"], image_ids, REFERENCES)
     return dict(zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True))

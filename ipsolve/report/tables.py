@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from statistics import median
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -143,6 +144,34 @@ def _entry(view: TableView, task: str, row: dict[str, Any], column: Column, best
     )
     shown = f"± {number(margin, column.decimals)}" if present(margin) else ""
     return Entry(number(value, column.decimals), shown, float(value), best == solver, tie)
+
+
+class Shaded(NamedTuple):
+    """An entry of the overview; ``shade`` is 1 for the best of the task and falls to 0, None where there is nothing."""
+
+    task: str
+    entry: Entry
+    shade: float | None
+
+
+def overview(view: RunView) -> list[tuple[str, list[Shaded]]]:
+    """Return for each solver its headline metric on each task.
+
+    Shades are linear from the best down to three times as far from it as the median is, or to the worst: one method
+    that failed must not make all others look alike.
+    """
+    column = metric_column(view.headline or "psnr")
+    found: dict[tuple[str, str], Shaded] = {}
+    for task in view.tasks:
+        entries = {line.solver: line.entries[0] for line in task_lines(view, task, [column])}
+        behind = {name: -column.better * each.value for name, each in entries.items() if math.isfinite(each.value)}
+        best, middle = min(behind.values(), default=0.0), median(behind.values()) if behind else 0.0
+        reach = min(max(behind.values(), default=0.0) - best, 3 * (middle - best)) or 1.0
+        for name, entry in entries.items():
+            shade = max(0.0, 1 - (behind[name] - best) / reach) if name in behind else None
+            found[task, name] = Shaded(task, entry, shade)
+    nothing = [Shaded(task, Entry(), None) for task in view.tasks]
+    return [(name, [found.get((each.task, name), each) for each in nothing]) for name in view.solvers]
 
 
 class Headline(NamedTuple):

@@ -10,6 +10,7 @@
       superseded/<cell>/...                              rows of configurations that are no longer the run's
       attempts/                                          batches that were begun, until the work is done
       summary.csv  comparisons.csv  report.html  report.md  figures/
+      curves.parquet                                     running means: see :mod:`ipsolve.runs.curves`
 
 ``<cell>`` is the hash of everything that the numbers of a (task, solver, seed) depend on, ``<batch>`` a hash of its
 image ids. Task and solver of a result are its hive path and nothing else: a column of the same name inside the

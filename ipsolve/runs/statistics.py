@@ -39,6 +39,40 @@ class PairedDifference(NamedTuple):
         return not (self.low > 0 or self.high < 0)
 
 
+class Moments(NamedTuple):
+    """What a mean and its interval are made of, for values that come in batches (Chan, Golub & LeVeque 1983, eq. 2.1).
+
+    n values, their mean, and the sum of their squared distances to it.
+    """
+
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> Moments:
+        """Return the moments of (n,) values; those that are not finite are left out."""
+        x = np.asarray(values, dtype=np.float64)
+        x = x[np.isfinite(x)]
+        return cls(len(x), float(x.mean()), float(((x - x.mean()) ** 2).sum())) if len(x) else cls()
+
+    def joined(self, other: Moments) -> Moments:
+        """Return the moments of the values of both."""
+        n = self.n + other.n
+        if n == 0:
+            return self
+        apart = other.mean - self.mean
+        squares = self.squares + other.squares + apart**2 * self.n * other.n / n
+        return Moments(n, self.mean + apart * other.n / n, squares)
+
+    def half_width(self, confidence: float = CONFIDENCE) -> float:
+        """Return the half width of the Student t interval of the mean, NaN where n < 2."""
+        if self.n < 2:
+            return math.nan
+        quantile = stats.t.ppf((1 + confidence) / 2, self.n - 1)
+        return float(quantile * math.sqrt(self.squares / (self.n - 1) / self.n))
+
+
 def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Mean:
     """Return the mean of one value per image and its Student t interval. NaN entries are left out, and n tells.
 

@@ -79,6 +79,14 @@ def write_tables(run: RunFolder, tables: Summary) -> None:
         run.write(run.path(name), buffer.getvalue().encode())
 
 
+def read_tables(run: RunFolder) -> Summary:
+    """Return ``summary.csv`` and ``comparisons.csv`` as they are."""
+    summary, comparisons = (
+        pd.read_csv(io.BytesIO(run.read(run.path(f"{name}.csv")))) for name in Summary.__annotations__
+    )
+    return Summary(summary, comparisons)
+
+
 def read_rows(run: RunFolder, image_ids: Collection[str] | None = None) -> pd.DataFrame:
     """Return the scalar columns of the results, a row per (task, solver, seed, image, sample), of the plan only."""
     scalars = ("image_id", "task", "solver", "seed", "sample", *image_metrics(), "consistency", *COUNTS, "seconds")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from ipsolve.evaluation.isolation import one_line
@@ -16,6 +17,7 @@ from ipsolve.files.filesystems import is_uri, join
 from ipsolve.requests.errors import RequestError
 from ipsolve.runs.cells import Grid
 from ipsolve.runs.config import RunConfig
+from ipsolve.runs.curves import Curves
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli, track
 from ray_jobs.pipeline.cluster.allocation import allocate
@@ -29,6 +31,7 @@ from ray_jobs.pipeline.plan import Plan, outcome_counts
 from ray_jobs.pipeline.progress import Progress
 from ray_jobs.pipeline.stages.execute import execute
 from ray_jobs.pipeline.stages.worker import Loader, Work
+from ray_jobs.tracking.live import Live
 
 
 class Job(ABC):
@@ -62,6 +65,10 @@ class Job(ABC):
     def images_read(self, run: RunFolder) -> dict[str, Any]:
         """Return what provenance keeps of the images that were read, see :mod:`ray_jobs.pipeline.folder.content`."""
         return {}
+
+    @abstractmethod
+    def scores(self, run: RunFolder) -> pa.Table:
+        """Return ``image_id, task, solver, seed`` and the scores of the results there are, of this job's images."""
 
     def gaps(self, index: RunIndex) -> list[str]:
         """Return a line for each number that only some rows of a cell have."""
@@ -112,12 +119,17 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
     config = yaml.safe_dump(experiment.resolved(), sort_keys=False, allow_unicode=True).encode()
     run.write(run.path("config.yaml"), config, durable=True)
     run.write_json("provenance.json", origin, durable=True)
+    live = None
     if plan.num_batches:
-        with Progress(plan, job.unit) as progress:
+        curves = Curves(run, experiment.all_cells, experiment.config.seeds[0])
+        if any(plan.done.values()):
+            curves.begin(job.scores(run))
+        with Progress(plan, job.unit) as progress, Live(run, curves, plan) as live:
             work = job.work(allocation.device, allocation.cpus)
             try:
                 for report in execute(plan, allocation, job.loader(), work, config, status.note):
                     progress.update(report)
+                    live.update(report)
                     status.note(report["notes"])
                     status.progress(**progress.facts())
             finally:  # also of a stretch that is interrupted: what was done in it is kept, and so is when
@@ -135,7 +147,7 @@ def _run(job: Job, run: RunFolder, status: Status, retry_failed: bool) -> tuple[
         write_report()
     except Exception as error:  # the numbers are on disk, and a figure must not fail the run
         notes.append(f"no report: {one_line(error)}")
-    tracking, sent = track.send(run)
+    tracking, sent = track.send(run, live.sent if live else None)
     status.note([*notes, *([] if sent else [f"MLflow: {tracking}"])])
     places = where_things_are(run, location, tracking)
     print(*(f"note: {note}" for note in notes), f"\n{table}\n", places, sep="\n")

@@ -9,11 +9,12 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipsolve.requests.errors import RequestError
+from ipsolve.requests.secrets import redact
 from ipsolve.runs.results import RunFolder
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ TAG = "ipsolve.key"
 DATABASE_ATTEMPTS = 2
 MAX_LENGTH = 6000  # of a parameter, which MLflow would cut with a warning that nobody sees
 PARAMETERS = "parameters.json"
+MOST_AT_ONCE = 100  # parameters of a request; metrics may be 1,000
 
 
 def twice(action: Callable[[], str]) -> str:
@@ -67,12 +69,19 @@ class Memory:
     """
 
     def __init__(self, run: RunFolder, store: str, experiment_id: str) -> None:
-        self.run, self.experiment_id = run, experiment_id
+        self.run, self.store, self.experiment_id = run, store, experiment_id
         self.all: dict[str, Any] = run.read_json(MEMORY)
         self.ids: dict[str, str] = self.all.setdefault(store, {})
         if "folder" not in self.all:  # beside the stores and of their shape, for those who read this file
             self.all["folder"] = {"id": uuid.uuid4().hex}
             run.write_json(MEMORY, self.all, durable=True)
+
+    def remember_parent(self, run_id: str) -> None:
+        """Keep which of the runs is the parent of the present configuration."""
+        parents = self.all.setdefault("parents", {})
+        if parents.get(self.store) != run_id:
+            parents[self.store] = run_id
+            self.run.write_json(MEMORY, self.all, durable=True)
 
     def run_of(
         self, client: MlflowClient, key: str, name: str, tags: Mapping[str, str], start: int | None = None
@@ -115,20 +124,18 @@ def store_of(run: RunFolder, config: dict[str, Any]) -> tuple[str, str | None]:
     return f"sqlite:///{folder}/mlflow.db", Path(folder, "mlartifacts").as_uri()
 
 
+def store_name(config: Mapping[str, Any], experiment_id: str) -> str:
+    """Return what a store is called in the memory of a run."""
+    return f"{redact(config['tracking']['uri'] or 'local')}#{experiment_id}"  # a key of a file, which nothing redacts
+
+
 def experiment_of(client: MlflowClient, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     return str(found.experiment_id if found else client.create_experiment(name, artifact_location=artifacts))
 
 
-def log(
-    client: MlflowClient,
-    run_id: str,
-    parameters: Mapping[str, Any],
-    metrics: list[Metric],
-    status: str,
-    end: int | None,
-) -> None:
-    """Log a run whole and end it; a value too long for a parameter goes to ``parameters.json`` of its artifacts."""
+def log(client: MlflowClient, run_id: str, parameters: Mapping[str, Any], metrics: Sequence[Metric]) -> None:
+    """Log parameters and numbers; a value too long for a parameter goes to ``parameters.json``, an artifact."""
     from mlflow.entities import Param
 
     words = {name: str(value) for name, value in parameters.items()}
@@ -136,13 +143,15 @@ def log(
     where = f"... (whole in {PARAMETERS})"
     # a parameter cannot change in MLflow: what is cut is cut alike each time
     short = {name: value[: MAX_LENGTH - len(where)] + where if name in long else value for name, value in words.items()}
+    params = [Param(name, value) for name, value in short.items()]
     # the same number at the same time is the same row in MLflow: sending twice leaves one
-    client.log_batch(run_id, metrics=metrics, params=[Param(name, value) for name, value in short.items()])
+    for start in range(0, max(len(metrics), len(params), 1), MOST_AT_ONCE):
+        end = start + MOST_AT_ONCE
+        client.log_batch(run_id, metrics=metrics[start:end], params=params[start:end])
     if long:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, PARAMETERS).write_text(json.dumps(long, indent=1))
             client.log_artifact(run_id, str(Path(folder, PARAMETERS)))
-    client.set_terminated(run_id, status, end)
 
 
 def flat(prefix: str, mapping: dict[str, Any]) -> dict[str, Any]:

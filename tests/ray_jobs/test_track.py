@@ -22,6 +22,12 @@ from ray_jobs.pipeline.folder import provenance
 from ray_jobs.tracking import overview
 from ray_jobs.tracking.times import milliseconds, solver_spans
 from tests.ray_jobs.small_runs import do, experiment
+from tests.ray_jobs.stores import make_store
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path) -> None:
+    make_store(tmp_path)
 
 
 def finish(trial: Experiment) -> RunFolder:

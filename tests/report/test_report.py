@@ -55,7 +55,7 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href") and value]
-        if tag not in ("meta", "img", "br", "wbr", "link"):
+        if tag not in ("meta", "img", "input", "br", "wbr", "link"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.ray_jobs.stores import make_store
 from tests.tuning.small_sweeps import STD, Driven, drive, sweep
 from tuning.outcome import trial_table
 from tuning.tracking import send
@@ -18,6 +19,11 @@ TWO_TASKS = {
     "denoise": {"operator": "denoising", "noise_std": STD},
     "sr4": {"operator": "super_resolution", "factor": 4, "noise_std": 0.1},
 }
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path) -> None:
+    make_store(tmp_path)
 
 
 def send_all(driven: Driven) -> str:

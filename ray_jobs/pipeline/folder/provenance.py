@@ -109,8 +109,8 @@ def _job() -> dict[str, str]:
 
 
 def now() -> str:
-    """Return the time, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """Return the time, UTC, to the millisecond: it has to be no earlier than what was done before it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _git(*arguments: str) -> str | None:

@@ -16,7 +16,9 @@ import torch
 from ipsolve.evaluation.batch import Batch, Failure, Outcome
 from ipsolve.evaluation.isolation import BrokenDeviceError
 from ipsolve.runs.cells import Cell
+from ipsolve.runs.curves import scores_of
 from ipsolve.runs.results import RunFolder
+from ipsolve.runs.statistics import Moments
 from ray_jobs.pipeline.folder.batches import Storage
 from ray_jobs.pipeline.stages.malloc import keep_freed_memory
 
@@ -72,6 +74,7 @@ class Worker:
                 "it must be a place that all nodes share, such as s3://BUCKET/runs"
             )
         self.notes: list[str] = []
+        self._images, self._scores = 0, dict[str, Moments]()  # of the rows of the present batch
         device = work.device
         if device == "cuda" and not torch.cuda.is_available():
             self.notes.append("an actor was given a GPU that torch cannot use: it works on the CPU")
@@ -84,8 +87,10 @@ class Worker:
         return {"report": [json.dumps(report) for report in reports]}
 
     def process(self, batch: Batch) -> dict[str, Any]:
-        """Do one batch; return its cell, the numbers of results and failures, its seconds, and notes for the log."""
+        """Do one batch; return its cell, the numbers of results and failures, its seconds, notes for the log, and the
+        moments of its scores, which are of ``images`` that were solved now."""
         start = time.monotonic()
+        self._images, self._scores = 0, {}
         notes, self.notes = self.notes, []
         if batch.errors:
             unreadable = [Failure.of(batch.cell, name, "read", error) for name, error in batch.errors.items()]
@@ -93,7 +98,8 @@ class Worker:
         done = self._complete(batch, notes) if batch.image_ids else 0
         failed = len(batch.image_ids) + len(batch.errors) - done
         seconds = time.monotonic() - start
-        return {"cell": batch.cell.hash, "done": done, "failed": failed, "seconds": seconds, "notes": notes}
+        report = {"cell": batch.cell.hash, "done": done, "failed": failed, "seconds": seconds, "notes": notes}
+        return report | {"images": self._images, "scores": self._scores}
 
     def _complete(self, batch: Batch, notes: list[str]) -> int:
         """Bring a batch to its end, whatever earlier attempts left; return the number of its images with a result."""
@@ -124,11 +130,18 @@ class Worker:
             except BrokenDeviceError as error:
                 self._die(cell, image_ids, str(error))
             self.storage.save(cell, image_ids, outcome.rows, outcome.failures)
+            self._count(outcome.rows)
             notes.extend(outcome.notes)
             if cell.is_reference:  # its failures have no file: the image itself was read, and its cells have their rows
                 notes.extend(f"no reference for {each.image_id}: {each.error}" for each in outcome.failures)
             done = len(image_ids) - len(outcome.failures)
         return done
+
+    def _count(self, rows: pa.Table) -> None:
+        images, scores = scores_of(rows)
+        self._images += images
+        for name, found in scores.items():
+            self._scores[name] = self._scores.get(name, Moments()).joined(found)
 
     def _die(self, cell: Cell, image_ids: Sequence[str], reason: str) -> NoReturn:
         """End this process; Ray starts another, which finds the attempt and its reason."""
