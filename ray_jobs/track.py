@@ -105,6 +105,7 @@ def _send(run: RunFolder, sent: Mapping[Pair, int]) -> str:
     totals, found = overview.totals(rows, copies.config)
     tags = {**found, "mlflow.note.content": overview.description(run, copies.config, rows)}
     parent, end = copies.open_parent(tags), copies.end
+    copies.log_data()
     copies.log(parent, numbers(totals, end))
     points, spans = pairs_of(copies.provenance, curves.read(run)), solver_spans(copies.provenance)
     children: dict[Pair, str] = {}

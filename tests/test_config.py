@@ -168,6 +168,7 @@ def test_the_resolved_configuration_is_the_same_experiment() -> None:
         "noise_rule": "spectral",
         "travel_length": 1,
         "travel_repeat": 1,
+        "timestep_spacing": None,
     }
     second = Experiment.of(build(Config, resolved, "config"))
     assert second.cells == first.cells

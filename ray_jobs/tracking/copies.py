@@ -47,7 +47,7 @@ class Copies:
         return f"{self.uri}, experiment {self.config['tracking']['experiment']!r}, run {self.parent}"
 
     def open_parent(self, tags: Mapping[str, str]) -> str:
-        """Return the id of the parent, with its parameters, data and tags."""
+        """Return the id of the parent, with its parameters and tags."""
         shared = self._described.parameters | {"baseline": self.config["baseline"]}
         # a parameter cannot change in MLflow, so that another setting is another MLflow run
         key = f"{self._described.kind}/{digest([self._described.parameters, self.config['baseline']])}"
@@ -55,8 +55,11 @@ class Copies:
         self.parent = self._memory.run_of(self.client, key, self.config["name"], tags, self.start)
         self._memory.remember_parent(self.parent)
         log(self.client, self.parent, shared, [])
-        self.client.log_inputs(self.parent, self._described.datasets())
         return self.parent
+
+    def log_data(self) -> None:
+        """Send the data of the parent: once, at the end, because the digest is of all images as they were read."""
+        self.client.log_inputs(self.parent, self._described.datasets())
 
     def open_child(self, pair: Pair, tags: Mapping[str, str], start: int) -> str:
         """Return the id of the child of a (task, solver), with its parameters and tags."""

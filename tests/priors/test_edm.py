@@ -77,11 +77,12 @@ def test_every_kind_in_float64(a: Architecture, precond: str) -> None:
 
 
 def vp_sde(scheduler: dict[str, Any]) -> Any:
+    from ipsolve.priors.networks.prediction import PREDICTIONS
     from ipsolve.priors.networks.schedule_files import read_schedule
 
     found = read_schedule(scheduler, "here")
     assert found is not None
-    assert found[1] == "epsilon"
+    assert found[1] == PREDICTIONS["epsilon"]
     return found[0]
 
 

@@ -13,8 +13,9 @@ import pytest
 from diffusers import ScoreSdeVeScheduler
 
 from ipsolve.priors import Schedule
-from ipsolve.priors.networks.diffusers_folder import load_schedule
+from ipsolve.priors.networks.prediction import UnitRangeScore
 from ipsolve.priors.networks.schedule_files import read_schedule
+from ipsolve.priors.networks.schedulers import load_schedule
 from ipsolve.priors.sde_schedules import GeometricVe, VpSde
 from ipsolve.requests.errors import RequestError
 
@@ -57,7 +58,7 @@ def test_sigmas_are_those_of_diffusers_for_images_of_twice_the_range(tmp_path: P
     scheduler = ScoreSdeVeScheduler(sigma_max=348.0)
     scheduler.save_pretrained(tmp_path / "scheduler")
     schedule, kind = load_schedule(tmp_path)
-    assert kind == "score"
+    assert isinstance(kind, UnitRangeScore)
     scheduler.set_sigmas(2000)
     theirs = scheduler.discrete_sigmas.double().flip(0).numpy()
     assert np.allclose([level.sigma for level in schedule.levels(2000)[:-1]], 2 * theirs, rtol=1e-5)  # theirs: float32
