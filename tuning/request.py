@@ -101,9 +101,11 @@ class Sweep:
 
     def _check_space(self) -> None:
         """Raise RequestError where the solver cannot do a task at some point of the space, the reference or not."""
-        traits = self.experiment.prior_summary.traits
+        traits, schedule = self.experiment.prior_summary.traits, self.experiment.prior_summary.schedule
         for field, values in self.space.around(self.experiment.solvers[TRIAL]):
             solver = parse_solver({**self.config.solver, **values}, "space")
+            if schedule is not None:
+                at(f"space.{field}: {values[field]}", solver.check_schedule, schedule)
             for name, task in self.experiment.tasks.items():
                 at(f"space.{field}: {values[field]} on tasks.{name}", solver.check, task, traits)
 

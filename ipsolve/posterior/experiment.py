@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from ipsolve.posterior.config import PosteriorConfig
 from ipsolve.posterior.problems import ProblemSpec, parse_problems
+from ipsolve.priors.schedule_spec import load_schedule
 from ipsolve.requests.errors import RequestError, did_you_mean
 from ipsolve.requests.validation import build
 from ipsolve.runs.cells import Cell, at, check_run, describe, hash_of
@@ -89,8 +90,10 @@ class PosteriorExperiment:
                     raise RequestError(f"solvers.{name}.problems", f"no problems {task!r}{hint}; allowed: {allowed}")
         for task, name in self._pairs:
             if name != EXACT:
-                check, spec = self.entries[name].solver.check, self.problems[task]
-                at(f"solvers.{name} on problems.{task}", check, spec.task, spec.prior_traits)
+                solver, spec = self.entries[name].solver, self.problems[task]
+                where = f"solvers.{name} on problems.{task}"
+                at(where, solver.check, spec.task, spec.prior_traits)
+                at(where, solver.check_schedule, load_schedule(spec.schedule))
 
     @property
     def _pairs(self) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import torch
 from ipsolve.operators.tasks import Task
 from ipsolve.priors.base import Shape, prior_traits
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
+from ipsolve.priors.schedule_spec import ScheduleMapping
 from ipsolve.problem import Posed, Problem
 from ipsolve.randomness import ImageRng
 from ipsolve.requests.registry import Registry
@@ -46,6 +47,7 @@ class ProblemSpec(ABC):
 
     name: ClassVar[str]
     num_problems: int
+    schedule: ScheduleMapping
 
     @property
     @abstractmethod

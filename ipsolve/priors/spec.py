@@ -10,17 +10,26 @@ import torch
 
 from ipsolve.priors.base import Prior, Shape, prior_traits
 from ipsolve.priors.networks.unet import Precision
+from ipsolve.priors.schedules import Schedule
 from ipsolve.requests.registry import Registry
 from ipsolve.requests.traits import Traits
 from ipsolve.signal import Signal
 
 
 class PriorSummary(NamedTuple):
-    """The shape of an x of a prior, (C, H, W) for images, whether it works on latents, and what else it can do."""
+    """What a plan needs to know of a prior.
+
+    Attributes:
+        image_shape: of an x, (C, H, W) for images.
+        latent: whether it works on latents.
+        abilities: what else it can do.
+        schedule: its noise levels, which the steps of a solver must fit; None: not known before it is loaded.
+    """
 
     image_shape: Shape
     latent: bool
     abilities: Traits = frozenset()
+    schedule: Schedule | None = None
 
     @property
     def traits(self) -> Traits:

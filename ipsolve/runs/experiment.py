@@ -59,6 +59,9 @@ class Experiment:
         height, width = self.prior_summary.image_shape[-2:]
         if self.signal.kind == "rgb" and height != width:
             raise RequestError("prior", f"images must be square, this prior's are {height} x {width}")
+        if (schedule := self.prior_summary.schedule) is not None:
+            for solver in self.solvers:
+                at(f"solvers.{solver}", self.solvers[solver].check_schedule, schedule)
         for name, task in self.tasks.items():
             at(f"tasks.{name}", task.check, self.prior_summary.image_shape)
             for solver in self.solvers:

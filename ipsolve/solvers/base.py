@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.operators.tasks import Task
+from ipsolve.priors.schedules import Schedule
 from ipsolve.problem import Problem, Solution
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.registry import Registry
@@ -94,6 +95,11 @@ class Solver(ABC):
         words = {"operator": task.operator.name, "noise_std": task.noise.std}
         if reason := refusal(self.needs(), task.traits | prior, **words):
             raise RequestError(f"solver {self.name} {reason}")
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        """Raise RequestError, in one line, if the steps that are asked for do not exist on the schedule of a prior."""
+        if hasattr(self, "num_steps") and hasattr(self, "timestep_spacing"):
+            schedule.levels(self.num_steps, self.timestep_spacing)
 
 
 SOLVERS: Registry[Solver] = Registry("solver")

@@ -108,3 +108,24 @@ def test_a_fitted_mixture_that_lacks_a_tensor_is_found_by_the_check(tmp_path: Pa
     save_file({"means": mixture.means.float()}, folder / fitted_mixture.WEIGHTS)
     with pytest.raises(RequestError, match="is not a fitted mixture: it has no log_weights"):
         prior_spec({"prior": "fitted_mixture", "path": str(folder)}).check()
+
+
+def test_states_that_a_network_cannot_take_are_found_without_its_weights(folder: Path) -> None:
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": 15}))  # its two halvings give 8 and 4
+    spec = prior_spec({"prior": "latent", "path": str(folder)})
+    assert spec.summary().image_shape == (3, 60, 60)
+    with pytest.raises(RequestError, match=r"prior.path: .*unet cannot take 8 x 15 x 15: [^\n]+"):
+        spec.check()
+
+
+@pytest.mark.parametrize(
+    "prior", [{"prior": "latent", "path": "builtin:portraits-64"}, {"prior": "mixture", "image_shape": [3, 16, 16]}]
+)
+def test_more_steps_than_the_schedule_has_are_refused(tmp_path: Path, prior: dict[str, Any]) -> None:
+    solvers = {"ddnm": {"solver": "ddnm", "num_steps": 1001}}
+    with pytest.raises(RequestError, match=r"solvers.ddnm: num_steps=1001 is not possible .* allowed: 1 to 1000"):
+        experiment(tmp_path, prior=prior, solvers=solvers, baseline=None, metrics=["psnr"])
+    assert experiment(
+        tmp_path, prior=prior, solvers={"ddnm": {"solver": "ddnm", "num_steps": 1000}}, metrics=["psnr"], baseline=None
+    )

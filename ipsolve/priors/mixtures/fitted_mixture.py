@@ -17,6 +17,7 @@ from ipsolve.priors.base import Shape
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.networks.unet import Precision
+from ipsolve.priors.schedules import linear
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary
 from ipsolve.requests.errors import RequestError
 
@@ -50,7 +51,7 @@ class FittedMixtureSpec(PriorSpec):
             channels, height, width = map(int, json.loads(description.read_text())["image_shape"])
         except (ValueError, KeyError, TypeError):
             raise RequestError(f"prior.path: {description} does not state an image_shape of three numbers") from None
-        return PriorSummary((channels, height, width), latent=False)
+        return PriorSummary((channels, height, width), latent=False, schedule=linear())
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._file(WEIGHTS).read_bytes()).hexdigest()

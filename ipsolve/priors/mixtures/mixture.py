@@ -98,7 +98,7 @@ class MixtureSpec(PriorSpec):
             raise RequestError("image_shape", str(error)) from None
 
     def summary(self) -> PriorSummary:
-        return PriorSummary(self.image_shape, latent=False)
+        return PriorSummary(self.image_shape, latent=False, schedule=load_schedule(self.schedule))
 
     def fingerprint(self) -> str:
         return hashlib.sha256(repr(self).encode()).hexdigest()

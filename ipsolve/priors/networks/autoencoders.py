@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ipsolve.priors.base import Shape
-from ipsolve.priors.networks.diffusers_folder import Config, setting
+from ipsolve.priors.networks.diffusers_folder import Config, check_network, network_config, setting
+from ipsolve.priors.networks.tracing import require_output
 from ipsolve.requests.errors import RequestError
 
 AUTOENCODERS = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AutoencoderDC")
@@ -22,6 +23,15 @@ def autoencoder_component(folder: Path) -> str:
         if (folder / component).is_dir():
             return component
     raise RequestError(f"prior.path: {folder} has neither vae/ nor vqvae/; without an autoencoder use prior: pixel")
+
+
+def check_autoencoder(folder: Path, component: str, latent_shape: Shape, variant: str | None = None) -> None:
+    """Raise RequestError where an autoencoder would not load, or not turn images into such latents and back."""
+    network = check_network(folder, component, AUTOENCODERS, variant)
+    where = f"prior.path: {folder / component}"
+    image = image_shape(network_config(folder, component, AUTOENCODERS), latent_shape, where)
+    require_output(lambda x: code_of(network, x), image, latent_shape, where)
+    require_output(lambda code: image_of(network, code), latent_shape, image, where)
 
 
 def code_of(autoencoder: Any, x: Tensor) -> Tensor:

@@ -105,13 +105,18 @@ def setting(config: Config, key: str) -> Any:
     return config.get(key, None if default is inspect.Parameter.empty else default)
 
 
-def check_network(folder: Path, component: str, allowed: Collection[str], variant: str | None = None) -> None:
-    """Raise RequestError where :func:`load_network` would; of the weights only names and shapes are read."""
+def check_network(folder: Path, component: str, allowed: Collection[str], variant: str | None = None) -> nn.Module:
+    """Return a network without its weights, of which only names and shapes are read.
+
+    Raises:
+        RequestError: where :func:`load_network` would.
+    """
     config = network_config(folder, component, allowed)
     where = component_folder(folder, component)
     module = without_weights(config, f"prior.path: {where / 'config.json'}")
     shapes = weight_files.read(where, lambda file, name: tuple(file.get_slice(name).get_shape()), variant)
     require_fit(module, shapes, f"prior.path: {where}")
+    return module
 
 
 def load_network(

@@ -13,6 +13,7 @@ from torch import Tensor
 from ipsolve.priors.networks.autoencoders import (
     AUTOENCODERS,
     autoencoder_component,
+    check_autoencoder,
     code_of,
     image_of,
     image_shape,
@@ -22,7 +23,6 @@ from ipsolve.priors.networks.autoencoders import (
 from ipsolve.priors.networks.autoencoders import scaling_factor as factor_of
 from ipsolve.priors.networks.diffusers_folder import (
     Config,
-    check_network,
     fingerprint,
     load_network,
     network_config,
@@ -30,12 +30,12 @@ from ipsolve.priors.networks.diffusers_folder import (
 )
 from ipsolve.priors.networks.hub import PriorPath
 from ipsolve.priors.networks.prediction import Prediction
+from ipsolve.priors.networks.summaries import summary_of
 from ipsolve.priors.networks.unet import (
     DEFAULT_EXECUTION,
     Execution,
     Precision,
     UNetPrior,
-    abilities_of,
     check_unet,
     load_unet,
     state_shape,
@@ -129,7 +129,7 @@ class LatentSpec(PriorSpec):
         component = autoencoder_component(folder)
         config = network_config(folder, component, AUTOENCODERS)
         shape = image_shape(config, unet_state_shape(folder), f"prior.path: {folder / component}")
-        return PriorSummary(shape, latent=True, abilities=abilities_of(folder))
+        return summary_of(folder, shape, latent=True)
 
     def fingerprint(self) -> str:
         folder = resolve(self.path, self.variant)
@@ -139,8 +139,8 @@ class LatentSpec(PriorSpec):
     def check(self) -> None:
         self.summary()
         folder = resolve(self.path, self.variant)
-        check_network(folder, autoencoder_component(folder), AUTOENCODERS, self.variant)
         check_unet(folder, self.variant)
+        check_autoencoder(folder, autoencoder_component(folder), unet_state_shape(folder), self.variant)
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> LatentPrior:
         self.summary()

@@ -16,12 +16,12 @@ from ipsolve.priors.base import Shape
 from ipsolve.priors.networks.diffusers_folder import fingerprint, resolve
 from ipsolve.priors.networks.hub import PriorPath
 from ipsolve.priors.networks.prediction import Prediction
+from ipsolve.priors.networks.summaries import summary_of
 from ipsolve.priors.networks.unet import (
     DEFAULT_EXECUTION,
     Execution,
     Precision,
     UNetPrior,
-    abilities_of,
     check_unet,
     load_unet,
     state_shape,
@@ -98,7 +98,7 @@ class PixelSpec(PriorSpec):
     def summary(self) -> PriorSummary:
         folder = resolve(self.path, self.variant)
         shape = images_of_patches(unet_state_shape(folder))
-        return PriorSummary(shape, latent=False, abilities=abilities_of(folder))
+        return summary_of(folder, shape, latent=False)
 
     def fingerprint(self) -> str:
         files = fingerprint(resolve(self.path, self.variant), ("unet", "scheduler"), self.variant)

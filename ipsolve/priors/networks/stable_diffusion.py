@@ -14,9 +14,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.priors.context import Context
-from ipsolve.priors.networks.autoencoders import AUTOENCODERS, image_shape
+from ipsolve.priors.networks.autoencoders import AUTOENCODERS, check_autoencoder, image_shape
 from ipsolve.priors.networks.diffusers_folder import (
-    check_network,
     fingerprint,
     load_network,
     network_config,
@@ -26,8 +25,9 @@ from ipsolve.priors.networks.diffusers_folder import (
 )
 from ipsolve.priors.networks.hub import PriorPath
 from ipsolve.priors.networks.latent import LatentPrior
+from ipsolve.priors.networks.summaries import summary_of
 from ipsolve.priors.networks.text_encoders import Embedding, TextEncoder, Texts
-from ipsolve.priors.networks.unet import Execution, Precision, abilities_of, check_unet, load_unet, unet_state_shape
+from ipsolve.priors.networks.unet import Execution, Precision, check_unet, load_unet, unet_state_shape
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary
 from ipsolve.requests.errors import RequestError
 
@@ -138,7 +138,7 @@ class StableDiffusionSpec(PriorSpec):
         folder = self._folder()
         config = network_config(folder, "vae", AUTOENCODERS)
         shape = image_shape(config, unet_state_shape(folder, _UNET), f"prior.path: {folder / 'vae'}")
-        return PriorSummary(shape, latent=True, abilities=abilities_of(folder) | _TEXT)
+        return summary_of(folder, shape, True, _TEXT)
 
     def fingerprint(self) -> str:
         folder = self._folder()
@@ -154,8 +154,8 @@ class StableDiffusionSpec(PriorSpec):
         _check_conditions(folder, encoders)
         for encoder in encoders:
             encoder.check()
-        check_network(folder, "vae", AUTOENCODERS, self.variant)
         check_unet(folder, self.variant, _UNET)
+        check_autoencoder(folder, "vae", unet_state_shape(folder, _UNET), self.variant)
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> TextPrior:
         self.summary()

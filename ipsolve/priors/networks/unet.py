@@ -24,6 +24,7 @@ from ipsolve.priors.networks.own import UNETS
 from ipsolve.priors.networks.preconditioning import WithLabel
 from ipsolve.priors.networks.prediction import PREDICTIONS, Prediction, Velocity
 from ipsolve.priors.networks.schedulers import load_schedule
+from ipsolve.priors.networks.tracing import require_output
 from ipsolve.priors.schedules import Level, Schedule
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
@@ -87,7 +88,7 @@ class UNetPrior(Prior):
         self.unet = execution.place(unet)
         self.schedule = schedule
         self.prediction = PREDICTIONS[prediction] if isinstance(prediction, str) else prediction
-        self.abilities = _abilities(isinstance(self.prediction, Velocity))
+        self.abilities = abilities_of(self.prediction)
         self.execution = execution
         if execution.compile:
             self.unet.compile()
@@ -113,22 +114,29 @@ class UNetPrior(Prior):
         return [each for each in self.unet.parameters() if each.requires_grad]
 
 
-def _abilities(flow: bool) -> Traits:
-    return frozenset({"adaptable", "flow"} if flow else {"adaptable"})
-
-
-def abilities_of(folder: Path) -> Traits:
-    """Return the abilities of the :class:`UNetPrior` of a folder; RequestError where its scheduler is not supported."""
-    return _abilities(isinstance(load_schedule(folder).prediction, Velocity))
+def abilities_of(prediction: Prediction) -> Traits:
+    """Return the abilities of a :class:`UNetPrior` whose network is read so."""
+    return frozenset({"adaptable", "flow"} if isinstance(prediction, Velocity) else {"adaptable"})
 
 
 def check_unet(
     folder: Path, variant: str | None = None, allowed: Collection[str] = UNETS, label: int | None = None
 ) -> None:
-    """Raise RequestError where :func:`load_unet` would; no weights are loaded."""
+    """Raise RequestError where :func:`load_unet` would, or where the states are not of a size that it can take.
+
+    No weights are loaded.
+    """
     load_schedule(folder)
-    _check_label(network_config(folder, "unet", allowed), label, folder)
-    check_network(folder, "unet", allowed, variant)
+    config = network_config(folder, "unet", allowed)
+    _check_label(config, label, folder)
+    network: Any = check_network(folder, "unet", allowed, variant)
+    if config["_class_name"] == "UNet2DConditionModel":
+        return  # what it is told beside the state is for who tells it
+    told = network if label is None else WithLabel(network, label)
+    channels, height, width = unet_state_shape(folder, allowed)
+    out = (int(config.get("out_channels", 3)), height, width)
+    where = f"prior.path: {component_folder(folder, 'unet')}"
+    require_output(lambda x: told(x, torch.ones(1), return_dict=False)[0], (channels, height, width), out, where)
 
 
 def load_unet(

@@ -105,6 +105,9 @@ class DiffPIR(Solver):
             raise RequestError(f"solver {self.name} with start=pinv {what}; allowed: start=noise")
         super().check(task, prior)
 
+    def check_schedule(self, schedule: Schedule) -> None:
+        self._levels(schedule)
+
     def solve(self, problem: Problem) -> Tensor:
         prior, sigma_n = problem.prior, problem.noise_std.clamp(min=self.min_noise_std)
         levels = self._levels(prior.schedule)
