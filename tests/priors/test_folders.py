@@ -61,7 +61,7 @@ def test_the_builtin_prior_knows_portraits(portraits: LatentPrior) -> None:
 
 def test_shapes_and_summary(portraits: LatentPrior) -> None:
     assert (portraits.image_shape, portraits.latent_shape) == ((3, 64, 64), (8, 16, 16))
-    assert prior_summary(BUILTIN) == ((3, 64, 64), True, {"adaptable"})
+    assert prior_summary(BUILTIN) == ((3, 64, 64), True, {"adaptable"}, portraits.schedule)
     assert not any(p.requires_grad for p in [*portraits.unet.parameters(), *portraits.autoencoder.parameters()])
     assert not portraits.unet.training
     assert not portraits.autoencoder.training
@@ -134,7 +134,7 @@ def test_pixel_prior(make_folder: Make) -> None:
     assert torch.allclose(prior.denoise(x_t, t), (x_t - t.sigma * eps) / t.alpha, atol=1e-5)
     assert prior.encode(x_t) is x_t
     assert prior.decode(x_t) is x_t
-    assert prior_summary({"prior": "pixel", "path": str(folder)}) == ((3, 8, 8), False, {"adaptable"})
+    assert prior_summary({"prior": "pixel", "path": str(folder)}) == ((3, 8, 8), False, {"adaptable"}, prior.schedule)
 
 
 def test_pixel_prior_on_patches(make_folder: Make) -> None:
