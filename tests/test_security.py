@@ -151,8 +151,12 @@ def dangers_in(text: str) -> list[str]:
             or (name == "yaml.load" and words.get("Loader") != "_Loader")
             or (name.startswith("yaml.") and last in ("load_all", "unsafe_load", "full_load"))
             or name in ("os.system", "os.popen", "eval", "exec", "pd.read_pickle", "torch.jit.load", "torch.hub.load")
-            # a scheduler is a JSON file, a model may be a pickle
-            or (last == "from_pretrained" and "Scheduler" not in name and words.get("use_safetensors") != "True")
+            # a scheduler and a tokenizer are files of text, a model may be a pickle
+            or (
+                last == "from_pretrained"
+                and not name.partition(".from_")[0].endswith(("Scheduler", "CLIPTokenizer"))
+                and words.get("use_safetensors") != "True"
+            )
         )
         found += [ast.unparse(call)] if unsafe else []
     return found

@@ -17,8 +17,7 @@ T = TypeVar("T")
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
-# in size: the squares and quotients of what a request says must be numbers in float32 as well
-_SMALLEST, _LARGEST = 1e-15, 1e15
+_SMALLEST, _LARGEST = 1e-30, 1e30  # in size, of numbers that float32 can work with: it ends at 1e-38 and 3e38
 
 
 def build(cls: type[T], mapping: object, where: str) -> T:

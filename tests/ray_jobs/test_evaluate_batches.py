@@ -151,7 +151,10 @@ def test_a_batch_is_done_once_whatever_died(tmp_path: Path) -> None:
     batch = load(trial.source, cell, [0, 1, 2], trial.image_size)
     report = worker.process(batch)
     assert report.pop("seconds") >= 0
-    assert report == {"cell": cell.hash, "done": 3, "failed": 0, "notes": []}
+    assert {name: moments.n for name, moments in report.pop("scores").items()} == dict.fromkeys(
+        ("consistency", "psnr", "ssim"), 3
+    )
+    assert report == {"cell": cell.hash, "images": 3, "done": 3, "failed": 0, "notes": []}
     run = RunFolder(trial.config.run_location)
     first = run.results(["image_id", "seconds"])
     assert worker.process(batch)["done"] == 3

@@ -36,6 +36,7 @@ def seconds(run: RunFolder) -> dict[str, float]:
     return {row["image_id"]: row["seconds"] for row in run.results(["image_id", "seconds"]).to_pylist()}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # two jobs, which a busy machine makes slow
 def test_a_stopped_job_leaves_a_run_that_the_same_command_completes(head: Head, tmp_path: Path) -> None:
     changes = {

@@ -141,8 +141,8 @@ def test_a_sweep_whose_trials_all_diverge_has_its_tables_and_says_so(
 ) -> None:
     trial = sweep(
         tmp_path,
-        solver={"solver": "latent_dps", "num_steps": 3},
-        space={"guidance_scale": {"choice": [1e299, 1e300]}},
+        solver={"solver": "dmps", "num_steps": 4},
+        space={"guidance_scale": {"choice": [1e29, 1e30]}},
         search={"num_trials": 3, "rungs": [2, 4]},
         tracking={"uri": "http://127.0.0.1:9"},
     )
