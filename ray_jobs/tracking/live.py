@@ -103,26 +103,27 @@ class Live:
             pause = max(self._seconds, (time.monotonic() - begun) / 100)
             try:
                 with self._lock:
-                    points = list(self.curves.points)
-                if len(points) > saved:
+                    known = len(self.curves.points)
+                if known > saved:
                     self.curves.save()
-                    saved = len(points)
-                self._send(points)
+                    saved = known
+                self._send()
             except Exception as error:  # tracking never costs a result; what is not sent now is sent at the end
                 logging.getLogger(__name__).debug("MLflow: %s", one_line(error))
                 if self._copies is not None and not self._copies.parent:
                     self._copies = None  # from the start again
                 pause = min(max(2 * pause, 10 * self._seconds), PATIENCE)
 
-    def _send(self, points: list[Point]) -> None:
+    def _send(self) -> None:
         if self._copies is None or not self._copies.parent:
             self._copies = Copies(self.run)
             self._copies.open_parent({"mlflow.note.content": "at work: the table is here when it is done"})
             self._copies.revive(self._copies.parent)
         copies = self._copies
         earlier = solver_spans(copies.provenance)
-        with self._lock:
+        with self._lock:  # of one moment: a child whose images are all done is finished with its last point
             begun, counts, left = dict(self._begun), dict(self._counts), dict(self._left)
+            points = list(self.curves.points)
         by_pair: dict[Pair, list[Point]] = {}
         for point in points:
             if point.cell in self._cells:
@@ -153,7 +154,7 @@ class Live:
 
     def _end(self, copies: Copies, status: str, now: int) -> None:
         self._over.clear()
-        self._send(list(self.curves.points))
+        self._send()
         for pair in self._begun:
             if self._left[pair] > 0:
                 copies.finish(copies.open_child(pair, {}, now), status, now)
