@@ -22,13 +22,12 @@ COLUMNS = {
     "resample": {"task", "arm", "s per image", "times faster", "psnr", "network calls"},
     "ldm_vq4": {"precision", "compile", "batch", "guided steps/s"},
 }
-MINUTES = ("volume", "solvers")
 
 
 # test_faults.py does more than the quick run of faults would; the others that are left out start several Rays
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in MINUTES)) for name in BENCHMARKS if name in COLUMNS],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "volume")) for name in BENCHMARKS if name in COLUMNS],
 )
 def test_quick_run_writes_json_and_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"

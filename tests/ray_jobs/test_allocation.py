@@ -88,7 +88,6 @@ def test_what_no_node_of_a_cluster_has_is_refused(cluster: Cluster, monkeypatch:
     )
 
 
-@pytest.mark.slow
 def test_actors_that_take_all_cpus_of_a_cluster_do_not_starve_the_readers(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

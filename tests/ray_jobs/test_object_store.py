@@ -212,7 +212,6 @@ def test_a_batch_that_comes_again_is_taken_over(store: ObjectStore) -> None:
     assert run_of(trial).results(["image_id", "seconds"]) == first
 
 
-@pytest.mark.slow
 def test_the_command_line_and_what_comes_after_it(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,7 +141,6 @@ def finished_trials(study: Path) -> dict[int, str]:
             return {}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)  # a start of Ray, which a busy machine makes slow
 def test_a_killed_driver_leaves_a_sweep_that_the_same_command_completes(tmp_path: Path) -> None:
     changes = {
