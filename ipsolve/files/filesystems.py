@@ -7,6 +7,7 @@ Stores are reached within limits: one that is down, absent or silent is an error
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -119,8 +120,14 @@ def require_local(path: str | Path, key: str) -> None:
         raise RequestError(key, f"must be a local folder (got {str(path)!r}); copy it to or from a store yourself")
 
 
+# a decoder asked for a place that damaged bytes name and no file has
+_OF_CONTENT = (errno.EINVAL, errno.EOVERFLOW)
+
+
 def is_of_store(error: OSError) -> bool:
     """Return whether a store or a system call failed: pyarrow says OSError of damaged data, too."""
+    if error.errno in _OF_CONTENT:
+        return False
     return error.errno is not None or isinstance(error, TimeoutError) or _OF_STORE.search(str(error)) is not None
 
 
