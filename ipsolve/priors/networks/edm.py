@@ -17,8 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from ipsolve.priors.networks.preconditioning import PreconditionedUNet, PreconditioningName
-from ipsolve.requests.errors import RequestError
+from ipsolve.priors.networks.preconditioning import PreconditionedUNet, PreconditioningName, Pyramid
 from ipsolve.requests.validation import build
 
 Count = Annotated[int, Field(ge=1)]
@@ -27,7 +26,7 @@ HEAD_CHANNELS = 64  # of ADM; DDPM++ and NCSN++ have one head
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
-class EdmConfig:
+class EdmConfig(Pyramid):
     """The architecture of a network.
 
     Args:
@@ -66,15 +65,7 @@ class EdmConfig:
     sigma_data: Annotated[float, Field(gt=0)] = 0.5
 
     def __post_init__(self) -> None:
-        if len(self.attention) != len(self.channel_mult):
-            raise RequestError("attention", "must have as many entries as channel_mult")
-        if self.sample_size % 2 ** (len(self.channel_mult) - 1):
-            raise RequestError("sample_size", f"{self.sample_size} cannot be halved {len(self.channel_mult) - 1} times")
-
-    def at(self, level: int, part: str) -> str:
-        """Return the name of a module at a resolution."""
-        side = self.sample_size >> level
-        return f"{side}x{side}_{part}"
+        self.require_levels(len(self.channel_mult), "channel_mult")
 
 
 class Conv(nn.Module):

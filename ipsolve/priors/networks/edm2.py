@@ -17,8 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from ipsolve.priors.networks.preconditioning import PreconditionedUNet
-from ipsolve.requests.errors import RequestError
+from ipsolve.priors.networks.preconditioning import PreconditionedUNet, Pyramid
 from ipsolve.requests.validation import build
 
 Count = Annotated[int, Field(ge=1)]
@@ -30,7 +29,7 @@ SMALLEST = 1e-4  # added to a norm before it divides
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
-class Edm2Config:
+class Edm2Config(Pyramid):
     """The architecture of a network.
 
     Args:
@@ -55,15 +54,7 @@ class Edm2Config:
     sigma_data: Annotated[float, Field(gt=0)] = 0.5
 
     def __post_init__(self) -> None:
-        if len(self.attention) != len(self.widths):
-            raise RequestError("attention", "must have as many entries as widths")
-        if self.sample_size % 2 ** (len(self.widths) - 1):
-            raise RequestError("sample_size", f"{self.sample_size} cannot be halved {len(self.widths) - 1} times")
-
-    def at(self, level: int, part: str) -> str:
-        """Return the name of a module at a resolution."""
-        side = self.sample_size >> level
-        return f"{side}x{side}_{part}"
+        self.require_levels(len(self.widths), "widths")
 
 
 def unit(x: Tensor, dims: int | list[int]) -> Tensor:

@@ -12,7 +12,28 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ipsolve.requests.errors import RequestError
+
 PreconditioningName = Literal["edm", "ve", "none"]
+
+
+class Pyramid:
+    """What the configurations of networks share whose modules are named by the side of their resolution, in pixels."""
+
+    sample_size: int
+    attention: tuple[bool, ...]
+
+    def require_levels(self, count: int, key: str) -> None:
+        """Raise RequestError unless there are ``count`` resolutions, each half the last; ``key`` lists them."""
+        if len(self.attention) != count:
+            raise RequestError("attention", f"must have as many entries as {key}")
+        if self.sample_size % 2 ** (count - 1):
+            raise RequestError("sample_size", f"{self.sample_size} cannot be halved {count - 1} times")
+
+    def at(self, level: int, part: str) -> str:
+        """Return the name of a module at a resolution."""
+        side = self.sample_size >> level
+        return f"{side}x{side}_{part}"
 
 
 class PreconditionedUNet(nn.Module):
