@@ -109,6 +109,8 @@ class Ledger:
     def report(self, number: int, report: Report) -> bool:
         """Take in a rung of a trial; return whether the trial should stop here."""
         trial = self._live[number]
+        # of one that is begun again the first time counts
+        trial.set_user_attr("rungs", {str(report.images): time.time()} | trial.user_attrs.get("rungs", {}))
         if len(self.sweep.objectives) > 1:
             return False
         trial.report(report.values[0], report.images)

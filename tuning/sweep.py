@@ -83,6 +83,7 @@ def run_sweep(sweep: Sweep) -> int:
 
 def _search(sweep: Sweep, run: RunFolder, status: Status) -> tuple[int, str]:
     from tuning import report, tracking
+    from tuning.live import Live
     from tuning.outcome import best_trials, trial_table, write_outcome
     from tuning.problem import Scores
     from tuning.search import search
@@ -99,7 +100,8 @@ def _search(sweep: Sweep, run: RunFolder, status: Status) -> tuple[int, str]:
     scores = Scores(problem, run)
     if missing:
         try:
-            search(ledger, problem, run.root, allocation, config)
+            with Live(lambda: tracking.Copies(run, sweep, ledger, scores)):
+                search(ledger, problem, run.root, allocation, config)
         except (Exception, KeyboardInterrupt):  # what there is can be looked at before it goes on
             tracking.send(run, sweep, ledger, scores, trial_table(sweep, ledger, scores))
             raise

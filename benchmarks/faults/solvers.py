@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -36,13 +36,13 @@ def brightest(y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NotANumber(Faulty):
-    """Answers some images with ``value``."""
+    """Answers some images with ``value``: a word, as a request holds no number that is not finite."""
 
     name: ClassVar[str] = "not_a_number"
-    value: float = float("nan")
+    value: Literal["nan", "inf", "-inf"] = "nan"
 
     def fault(self, y: Tensor, x_hat: Tensor) -> Tensor:
-        return torch.where(brightest(y)[:, None, None, None], self.value, x_hat)
+        return torch.where(brightest(y)[:, None, None, None], float(self.value), x_hat)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from benchmarks.faults.scene import wait_until
 from tests.ray_jobs.stores import make_store
 from tests.tuning.small_sweeps import STD, Driven, drive, sweep
+from tuning.live import Live
 from tuning.outcome import trial_table
-from tuning.tracking import send
+from tuning.tracking import Copies, send
 
 SEARCH = {"num_trials": 4, "rungs": [2, 4]}
 TWO_TASKS = {
@@ -31,9 +33,21 @@ def send_all(driven: Driven) -> str:
     return send(driven.run, driven.sweep, driven.ledger, driven.scores, table)
 
 
+def curves_in(folder: Path) -> dict[str, list[tuple[int, int, float]]]:
+    """Return every value of the objective of each run: step, time and value."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    return {
+        name: sorted((m.step, m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, "objective"))
+        for name, run in runs_in(folder).items()
+        if name.startswith("trial")
+    }
+
+
 def runs_in(folder: Path) -> dict[str, Run]:
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("sweeps")
+    if experiment is None:
+        return {}
     return {str(run.info.run_name): run for run in client.search_runs([experiment.experiment_id])}
 
 
@@ -43,8 +57,10 @@ def test_a_sweep_that_broke_off_is_there_as_far_as_it_is_and_goes_on_in_the_same
     assert 0 < len(finished) < 4
     assert "not sent" not in send_all(broken)
     before = runs_in(tmp_path)
-    assert before.keys() == {"small", *(f"trial {number}" for number in finished)}
-    assert before["small"].info.status == "KILLED"
+    left = len(finished)  # at work when it broke off
+    assert before.keys() == {"small", *(f"trial {number}" for number in [*finished, left])}
+    assert before["small"].info.status == before[f"trial {left}"].info.status == "KILLED"
+    assert before["small"].info.end_time >= before[f"trial {left}"].info.end_time >= before["small"].info.start_time
     assert "not sent" not in send_all(drive(sweep(tmp_path, search=SEARCH)))
     after = runs_in(tmp_path)
     assert after.keys() == {"small", *(f"trial {number}" for number in range(4))}
@@ -54,7 +70,47 @@ def test_a_sweep_that_broke_off_is_there_as_far_as_it_is_and_goes_on_in_the_same
 
 def test_a_sweep_of_which_no_trial_is_finished_is_sent(tmp_path: Path) -> None:
     assert "not sent" not in send_all(drive(sweep(tmp_path, search=SEARCH), rungs=0))
-    assert runs_in(tmp_path).keys() == {"small"}
+    sent = runs_in(tmp_path)
+    assert {name: run.info.status for name, run in sent.items()} == {"small": "KILLED", "trial 0": "KILLED"}
+    assert "objective" not in sent["trial 0"].data.metrics
+
+
+def test_trials_are_there_while_the_sweep_searches(tmp_path: Path) -> None:
+    """At work, then finished, each rung of each once: what is sent at the end is what was sent before."""
+    half = drive(sweep(tmp_path, search=SEARCH), rungs=5)
+    left = sum(trial.state.is_finished() for trial in half.ledger.trials())
+    with Live(lambda: Copies(half.run, half.sweep, half.ledger, half.scores), seconds=0.1):
+        wait_until(lambda: f"trial {left}" in runs_in(tmp_path), 30, "the trial at work")
+        at_work = runs_in(tmp_path)
+        assert at_work["small"].info.status == at_work[f"trial {left}"].info.status == "RUNNING"
+        assert at_work[f"trial {left}"].data.tags["state"] == "unfinished"
+        for number in range(left):
+            assert at_work[f"trial {number}"].info.status == "FINISHED"
+            assert "objective" in at_work[f"trial {number}"].data.metrics
+        whole = drive(sweep(tmp_path, search=SEARCH))
+        wait_until(
+            lambda: sum(run.info.status == "FINISHED" for run in runs_in(tmp_path).values()) == 4, 30, "four trials"
+        )
+    live = curves_in(tmp_path)
+    assert all(live[f"trial {number}"] for number in range(4))
+    assert "not sent" not in send_all(whole)
+    assert curves_in(tmp_path) == live
+    assert {name: run.info.run_id for name, run in runs_in(tmp_path).items() if name in at_work} == {
+        name: run.info.run_id for name, run in at_work.items()
+    }
+    for number in range(4):
+        trial = whole.ledger.trials()[number]
+        assert [step for step, _, _ in live[f"trial {number}"]] == sorted(trial.intermediate_values)
+
+
+def test_a_store_that_does_not_answer_delays_nothing(tmp_path: Path) -> None:
+    def connect() -> Copies:
+        raise ConnectionError("nobody is there")
+
+    begun = time.monotonic()
+    with Live(connect, seconds=0.1):
+        time.sleep(0.3)
+    assert time.monotonic() - begun < 2
 
 
 def test_objectives_per_task_are_metrics_of_each_trial(tmp_path: Path) -> None:
