@@ -22,7 +22,7 @@ test: .venv ## run the tests, a process per core (PYTEST_ARGS="..." for a part o
 		--no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: .venv ## the tests that take minutes each: every fault of benchmarks/faults, a whole training
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow --numprocesses=2 --dist=loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: .venv ## check style and types
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Problem:
         rungs: numbers of images after which a trial reports.
         image_ids: in the order in which every trial sees them; the last rung of them.
         images: (N, H, W, 3) uint8.
+        captions: the words that they come with, by image id, where any are asked for.
     """
 
     experiment: Experiment
@@ -55,6 +56,7 @@ class Problem:
     rungs: tuple[int, ...]
     image_ids: tuple[str, ...]
     images: Tensor
+    captions: Mapping[str, str] = field(default_factory=dict)
 
     def trial(self, fields: Fields) -> Experiment:
         """Return the experiment of a trial: the same but for the solver."""

@@ -168,6 +168,7 @@ class Sweep:
         for name, image in zip(ids, images, strict=True):
             if isinstance(image, ImageError):
                 raise RequestError("data", f"{name} cannot be read: {image}")
+        captions = zip(ids, self.experiment.source.captions(self.order), strict=True)
         return Problem(
             experiment=self.experiment,
             fixed=self.config.solver,
@@ -176,6 +177,7 @@ class Sweep:
             rungs=tuple(self.config.search.rungs),
             image_ids=tuple(ids),
             images=torch.from_numpy(np.stack([np.asarray(image) for image in images])),
+            captions={name: caption for name, caption in captions if caption is not None},
         )
 
     def identity(self) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _bomb() -> bytes:
 
 def nan_or_inf(scene: Scene) -> None:
     """An answer that is not finite becomes a failure with the number of such values."""
-    value: Literal["nan", "inf", "-inf"] = scene.rng.choice(["nan", "inf", "-inf"])
+    value = scene.rng.choice(["nan", "inf", "-inf"])
     _fails_where_bright(scene, scene.experiment(NotANumber(value=value)), "values that are NaN or Inf")
 
 

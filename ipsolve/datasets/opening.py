@@ -47,8 +47,8 @@ class SourceSpec:
         image_column: for Parquet and ``hf:``, where the names do not tell; in tars what an image's name ends in.
         id_column: of Parquet, likewise.
         captions: what images come with: a column (Parquet, ``hf:``), a key of ``metadata.jsonl`` (folders) or of the
-            ``.json`` of a sample (tars), or ``txt``, the text file of the image's name; null, nothing. No prior reads
-            them yet.
+            ``.json`` of a sample (tars), or ``txt``, the text file of the image's name; null, nothing. They are
+            prompts of a prior that is told a text.
         streaming: read the files of a ``hf:`` data set where they lie.
         dataset: of HDF5, see :mod:`ipsolve.datasets.containers.hdf5`; ``coils``: of k-space in it.
         value_range: of numbers, see :mod:`ipsolve.datasets.reading`; ``max``: the largest in the file is 1.

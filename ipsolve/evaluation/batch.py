@@ -28,7 +28,7 @@ class Batch:
         images: in the order of the ids, (B, ...); empty where the worker makes its own input.
         errors: why the others are not here, by image id.
         captions: the words that images come with, by image id; one that has none is absent, and so are all where none
-            are asked for (``data.captions``).
+            are asked for (``data.captions``). They are told to the prior.
     """
 
     cell: Cell
@@ -60,10 +60,16 @@ class Batch:
         return replace(self, image_ids=ids, images=images, errors={}, captions=captions)
 
 
-def image_digest(image: Array) -> str:
-    """Return sha256, 64 hexadecimal digits, of the numbers of an image as they were read, their type and shape."""
+def image_digest(image: Array, caption: str | None = None) -> str:
+    """Return sha256, 64 hexadecimal digits, of the numbers of an image as they were read, their type and shape.
+
+    Args:
+        caption: the words that it comes with, which are in the digest too.
+    """
     state = hashlib.sha256(f"{image.dtype.str}{list(image.shape)}".encode())
     state.update(np.ascontiguousarray(image).data)
+    if caption is not None:
+        state.update(caption.encode())
     return state.hexdigest()
 
 

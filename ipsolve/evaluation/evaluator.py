@@ -24,7 +24,7 @@ from ipsolve.evaluation.pictures import encode
 from ipsolve.evaluation.sampling import solve
 from ipsolve.metrics import FEATURES, METRICS, FeatureExtractor, Metric
 from ipsolve.operators.tasks import Task
-from ipsolve.priors import Prior
+from ipsolve.priors import Context, Prior
 from ipsolve.problem import Posed, pose
 from ipsolve.runs.results import reference_schema, result_schema
 from ipsolve.solvers import Solver
@@ -99,7 +99,7 @@ class Evaluator:
         def solve_rows(numbers: list[int]) -> list[tuple[Row, Tensor] | Fault]:
             images = sorted({number // count for number in numbers})
             names = [ids[image] for image in images]
-            posed = pose(task, self._truth(batch, images), self.prior, batch.cell.seed, names)
+            posed = pose(task, self._truth(batch, images), self._prior(batch, names), batch.cell.seed, names)
             if count > 1:
                 chosen = [images.index(number // count) * count + number % count for number in numbers]
                 posed = posed.repeat(count).select(torch.tensor(chosen, device=self.device))
@@ -150,10 +150,16 @@ class Evaluator:
             if isinstance(found, Fault):
                 faults[i] = ("score", found)
             else:
-                own = {"image": pictures[i], "digest": image_digest(batch.images[i])}
-                rows.append({"image_id": batch.image_ids[i], **own, **found})
+                name = batch.image_ids[i]
+                own = {"image": pictures[i], "digest": image_digest(batch.images[i], batch.captions.get(name))}
+                rows.append({"image_id": name, **own, **found})
         schema = reference_schema(self._feature_columns())
         return Outcome(pa.Table.from_pylist(rows, schema=schema), self._failures(batch, faults), notes)
+
+    def _prior(self, batch: Batch, names: Sequence[str]) -> Prior:
+        """Return the prior of some images, which is told the words that they come with, if there are any."""
+        words = tuple(batch.captions.get(name) for name in names)
+        return self.prior.conditioned(Context(prompt=words)) if any(word is not None for word in words) else self.prior
 
     def _truth(self, batch: Batch, images: Sequence[int]) -> Tensor:
         # called where faults are isolated: a full device refuses a copy as well

@@ -13,12 +13,12 @@ class Context:
     """What is known of the B images of a batch: of each entry B, one for each image, or 1, the same for all.
 
     Attributes:
-        prompt: what they show.
+        prompt: what they show; None in the place of a text is the one that the prior has.
         negative_prompt: what guidance leads away from; None is the one that the prior has.
         label: class indices, int64.
     """
 
-    prompt: tuple[str, ...] | None = None
+    prompt: tuple[str | None, ...] | None = None
     negative_prompt: tuple[str, ...] | None = None
     label: Tensor | None = None
 

@@ -59,6 +59,11 @@ class Experiment:
         height, width = self.prior_summary.image_shape[-2:]
         if self.signal.kind == "rgb" and height != width:
             raise RequestError("prior", f"images must be square, this prior's are {height} x {width}")
+        if self.config.data.get("captions") is not None and "text" not in self.prior_summary.traits:
+            raise RequestError(
+                "data.captions",
+                f"prior {self.prior.name} cannot be told a text; allowed: null, or prior stable_diffusion",
+            )
         if (schedule := self.prior_summary.schedule) is not None:
             for solver in self.solvers:
                 at(f"solvers.{solver}", self.solvers[solver].check_schedule, schedule)

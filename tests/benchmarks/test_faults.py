@@ -15,7 +15,7 @@ from benchmarks.faults import CASES, play_round, tabulate
 from benchmarks.faults.scene import Scene, check, require
 from benchmarks.harness import Row, in_process
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.xdist_group("ray, long"), pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,7 @@ class TextPrior(LatentPrior):
         self.abilities |= _TEXT
         self.texts = texts
         self.guidance_scale = guidance_scale
+        self.own_prompt = prompt
         self.prompt = texts([prompt])
         zero = negative_prompt is None and zero_negative
         self.negative_prompt = self.prompt.zeros() if zero else texts([negative_prompt or ""])
@@ -80,7 +81,7 @@ class TextPrior(LatentPrior):
             raise TypeError(f"prior {self.name} cannot be told a label")
         told = copy.copy(self)
         if context.prompt is not None:
-            told.prompt = self.texts(context.prompt)
+            told.prompt = self.texts([self.own_prompt if text is None else text for text in context.prompt])
         if context.negative_prompt is not None:
             told.negative_prompt = self.texts(context.negative_prompt)
         return told
@@ -193,8 +194,8 @@ class StableDiffusionSpec(PriorSpec):
         numbers = (1, 2) if (folder / "text_encoder_2").is_dir() else (1,)
         encoders = [TextEncoder.of(folder, number, self.variant) for number in numbers]
         for encoder in encoders:
-            encoder.check_length(self.prompt, "prompt")
-            encoder.check_length(self.negative_prompt or "", "negative_prompt")
+            encoder.check_length(self.prompt, "prior.prompt")
+            encoder.check_length(self.negative_prompt or "", "prior.negative_prompt")
         return encoders
 
 

@@ -24,6 +24,7 @@ from ipsolve.requests.errors import RequestError
 # the second one of SDXL, whose projection the UNet is told too, has one
 _CLASSES = {"text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
             "text_encoder_2": ("CLIPTextModelWithProjection",)}  # fmt: skip
+MOST_KNOWN = 256  # embeddings that are kept: each image of a set may have words of its own
 _BASE = "text_model."  # before the names of some versions of transformers, and of published files
 
 
@@ -99,11 +100,11 @@ class TextEncoder:
         network = self._without_weights()
         require_fit(network, _names_of(network, found), self.where)
 
-    def check_length(self, text: str, key: str) -> None:
-        """Raise RequestError for a text that would be cut off."""
+    def check_length(self, text: str, what: str) -> None:
+        """Raise RequestError for a text that would be cut off; ``what`` it is, in the message."""
         length, longest = len(self.tokenizer(text, verbose=False).input_ids), self.tokenizer.model_max_length
         if length > longest:
-            raise RequestError(f"prior.{key}", f"is {length} tokens long, {self.component} takes {longest}")
+            raise RequestError(what, f"is {length} tokens long, {self.component} takes {longest}")
 
     def load(self, execution: Execution) -> Any:
         """Return the network."""
@@ -136,7 +137,7 @@ class TextEncoder:
 
 
 class Texts:
-    """The one or two encoders of a folder, and the embeddings of texts that were asked for.
+    """The one or two encoders of a folder, and the embeddings of texts that were asked for last.
 
     Networks are loaded for the first text that is not known; :meth:`release` lets them go.
     """
@@ -150,12 +151,17 @@ class Texts:
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Embedding:
         """Return the embedding of texts; RequestError for one that is too long for an encoder."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        asked = list(dict.fromkeys(texts))
+        new = [text for text in asked if text not in self._known]
         if new:
             made = self._encode(new)
             for row, text in enumerate(new):
                 self._known[text] = made.select(torch.tensor([row])) if len(new) > 1 else made
-        return Embedding.together([self._known[text] for text in texts])
+        found = {text: self._known.pop(text) for text in asked}
+        self._known |= found  # the last to be asked for are the last to go
+        for text in list(self._known)[: -max(MOST_KNOWN, len(found))]:
+            del self._known[text]
+        return Embedding.together([found[text] for text in texts])
 
     def release(self) -> None:
         """Let the networks go; what is known stays."""
@@ -164,7 +170,7 @@ class Texts:
     def _encode(self, texts: Sequence[str]) -> Embedding:
         for encoder in self.encoders:
             for text in texts:
-                encoder.check_length(text, "prompt")
+                encoder.check_length(text, f"the text {text[:40]!r}")
         if self._networks is None:
             self._networks = [encoder.load(self.execution) for encoder in self.encoders]
         outputs = []

@@ -18,6 +18,7 @@ from ipsolve.requests.errors import RequestError
 from ipsolve.requests.secrets import redact
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
+from ray_jobs.pipeline.causes import cause_of
 from ray_jobs.pipeline.folder import provenance
 from ray_jobs.pipeline.folder.lock import alone
 
@@ -118,8 +119,7 @@ def run_to_end(run: RunFolder, kind: str, work: Callable[[Status], tuple[int, st
             status.refuse(redact(str(error)))
             raise
         except Exception as error:  # the outermost handler of a command: one line for the person, the rest for the file
-            # an error from an actor carries a traceback in its text, and what happened is the last line of it
-            message = redact((str(error).strip().splitlines() or [one_line(error)])[-1])[:500]
+            message = cause_of(error)
             status.end("broken off", cli.FAILED, message, traceback.format_exc())
             print(
                 f"the {kind} broke off: {message}\nwhat was solved is kept; the same command goes on from here",

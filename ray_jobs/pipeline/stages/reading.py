@@ -12,6 +12,7 @@ from ipsolve.datasets import Source
 from ipsolve.datasets.base import Image, ImageError
 from ipsolve.evaluation.batch import Batch
 from ipsolve.runs.cells import Cell
+from ray_jobs.pipeline.causes import as_stage_error
 from ray_jobs.pipeline.stages.dispatch import Assignment, Dispatch
 from ray_jobs.pipeline.stages.reader_deaths import ReaderDeaths
 from ray_jobs.pipeline.stages.worker import Loader
@@ -41,7 +42,8 @@ def read(
         location: of the run.
     """
     start, stop = int(row["start"]), int(row["stop"])
-    yield from read_watched(_fetched(dispatch).batches(start, stop), start, _fetched(loader), location)
+    with as_stage_error():
+        yield from read_watched(_fetched(dispatch).batches(start, stop), start, _fetched(loader), location)
 
 
 def read_watched(

@@ -19,6 +19,7 @@ from ipsolve.runs.cells import Cell
 from ipsolve.runs.curves import scores_of
 from ipsolve.runs.results import RunFolder
 from ipsolve.runs.statistics import Moments
+from ray_jobs.pipeline.causes import as_stage_error
 from ray_jobs.pipeline.folder.batches import Storage
 from ray_jobs.pipeline.stages.malloc import keep_freed_memory
 
@@ -64,6 +65,7 @@ class Worker:
         RuntimeError: it does not: results would be lost on the disk of a node.
     """
 
+    @as_stage_error()
     def __init__(self, work: Work, written: bytes | None = None) -> None:
         torch.set_num_threads(work.num_threads)
         keep_freed_memory()
@@ -81,6 +83,7 @@ class Worker:
             device = "cpu"
         self.evaluator = work.start(device)
 
+    @as_stage_error()
     def __call__(self, table: pa.Table) -> dict[str, list[Any]]:
         """Do the batches in ``table`` of :func:`ray_jobs.pipeline.stages.reading.read`, one progress row for each."""
         reports = [self.process(Batch.of_row(row)) for row in table.to_pylist()]
