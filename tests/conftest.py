@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Share out the tests to processes by file, and let two Rays at a time run: more starve each other on two cores.
 
     Modules that start Ray say ``pytestmark = pytest.mark.xdist_group("ray")``, or ``"ray, too"``. They come first,
-    being the longest.
+    being the longest. Beside the slow ones of both ``"ray, long"`` plays every fault.
     """
     for item in items:
         if not any(item.iter_markers("xdist_group")):

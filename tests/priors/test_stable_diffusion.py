@@ -250,7 +250,7 @@ def test_texts_that_would_be_cut_are_refused(saved: Any) -> None:
         with pytest.raises(RequestError, match=rf"prior\.{key}: is \d+ tokens long, text_encoder takes {LENGTH}"):
             prior_spec({"prior": "stable_diffusion", "path": str(folder), key: "face " * LENGTH}).check()
     prior = prior_of(folder)
-    with pytest.raises(RequestError, match=r"prompt: is \d+ tokens long"):
+    with pytest.raises(RequestError, match=r"the text 'face .*': is \d+ tokens long"):
         prior.conditioned(Context(prompt=("face " * LENGTH,)))
 
 
