@@ -1,6 +1,7 @@
 """What every test runs under: one thread, nothing sent to anybody, no download."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -29,3 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not any(item.iter_markers("xdist_group")):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
     items.sort(key=lambda item: not next(item.iter_markers("xdist_group")).args[0].startswith("ray"))
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray of two cores, for the tests of a module; ``usefixtures`` of a module that needs no more."""
+    import ray
+
+    from ray_jobs.pipeline.cluster import connection
+
+    connection.connect(num_cpus=2)
+    yield
+    ray.shutdown()

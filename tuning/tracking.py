@@ -93,7 +93,7 @@ class Copies:
             times.setdefault(str(trial.user_attrs["images"]), _end(trial) / 1000)
         return [
             # the same number at the same time is the same row in MLflow: sending twice leaves one
-            Metric(name, float(values.mean()), int(time * 1000), int(n))
+            Metric(name, float(values.mean()), round(time * 1000), int(n))
             for n, time in times.items()
             for name, values in zip(objective_columns(self.sweep), self.scores.objectives(fields, int(n)), strict=True)
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
@@ -11,23 +10,20 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from ipsolve.evaluation.isolation import one_line
 from ipsolve.runs.curves import Curves, Point, latest
 from ipsolve.runs.results import RunFolder
 from ray_jobs.pipeline.plan import Plan
 from ray_jobs.tracking import overview
+from ray_jobs.tracking.background import SECONDS, Background
 from ray_jobs.tracking.copies import Copies, Pair, curve, numbers
 from ray_jobs.tracking.times import solver_spans
 
-SECONDS = 5.0  # between two looks of a young run; an old one is looked at every hundredth of its age
-PATIENCE = 300.0  # at most between two tries at a store that does not answer
 
-
-class Live:
+class Live(Background):
     """Copies the progress of a run to MLflow; use as a context manager around its work.
 
-    The curves are made from what the workers report and are written to the run's folder first. A store that is slow
-    or down delays its own thread and nothing else, and is sent all of it at the end, or later by ``ray_jobs.track``.
+    The curves are made from what the workers report and are written to the run's folder first. What is not sent at the
+    end is sent later by ``ray_jobs.track``.
 
     Args:
         run: whose ``config.yaml`` and ``provenance.json`` are written.
@@ -37,6 +33,7 @@ class Live:
     """
 
     def __init__(self, run: RunFolder, curves: Curves, plan: Plan, seconds: float = SECONDS) -> None:
+        super().__init__(seconds)
         self.run, self.curves = run, curves
         self.sent: dict[Pair, int] = {}  # up to which time the points of a child are there
         self._cells = {cell.hash: cell for cell in plan.cells if not cell.is_reference}
@@ -46,21 +43,15 @@ class Live:
             self._left[cell.task, cell.solver] += len(plan.missing[name])
             self._counts.update(n=plan.done[name], failed=plan.failed[name])
         self._begun: dict[Pair, int] = {}
-        self._seconds = seconds
-        self._lock, self._over = threading.Lock(), threading.Event()
+        self._saved = 0  # points of the curves that are in the folder
+        self._lock = threading.Lock()
         self._copies: Copies | None = None
         self._finished = set[Pair]()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
-
-    def __enter__(self) -> Live:
-        self._thread.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
-        self._thread.join()  # as long as a request may take: seconds
+        super().__exit__(kind, error, trace)
         now = _now()
         self.curves.close(now)
         with suppress(OSError):  # a full disk ends the run by its own error
@@ -96,23 +87,14 @@ class Live:
     def _pair(self, point: Point) -> Pair:
         return self._cells[point.cell].task, self._cells[point.cell].solver
 
-    def _work(self) -> None:
-        begun, pause = time.monotonic(), 0.0
-        saved = 0
-        while not self._over.wait(pause):
-            pause = max(self._seconds, (time.monotonic() - begun) / 100)
-            try:
-                with self._lock:
-                    known = len(self.curves.points)
-                if known > saved:
-                    self.curves.save()
-                    saved = known
-                self._send()
-            except Exception as error:  # tracking never costs a result; what is not sent now is sent at the end
-                logging.getLogger(__name__).debug("MLflow: %s", one_line(error))
-                if self._copies is not None and not self._copies.parent:
-                    self._copies = None  # from the start again
-                pause = min(max(2 * pause, 10 * self._seconds), PATIENCE)
+    def send(self) -> None:
+        """Keep the curves, then send what has come in."""
+        with self._lock:
+            known = len(self.curves.points)
+        if known > self._saved:
+            self.curves.save()
+            self._saved = known
+        self._send()
 
     def _send(self) -> None:
         if self._copies is None or not self._copies.parent:

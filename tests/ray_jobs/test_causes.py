@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,20 +20,12 @@ from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.evaluate import evaluate
 from ray_jobs.pipeline.causes import StageError, as_stage_error, cause_of
-from ray_jobs.pipeline.cluster import connection as cluster
 from tests.ray_jobs.small_runs import SIZE, experiment
 
 pytestmark = pytest.mark.xdist_group("ray")
 
 SAID = "the weights are torn\nat byte 7\n\nFor help see\n  https://example.org"
 IN_A_LINE = "ArithmeticError: the weights are torn at byte 7 For help see https://example.org"
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    cluster.connect(num_cpus=2)
-    yield
-    ray.shutdown()
 
 
 @dataclass(frozen=True)

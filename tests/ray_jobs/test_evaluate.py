@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,19 +21,11 @@ from ipsolve.runs.experiment import Experiment
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.evaluate import evaluate
-from ray_jobs.pipeline.cluster import connection as cluster
 from tests.ray_jobs.small_runs import close, do, experiment, mapping, rows
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("local_ray")]
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    cluster.connect(num_cpus=2)
-    yield
-    ray.shutdown()
 
 
 def wait_for(condition: object, seconds: float = 120) -> None:

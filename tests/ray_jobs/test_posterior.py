@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import ray
 from mlflow import MlflowClient
 
 from ipsolve.posterior.config import load_posterior_config
 from ipsolve.posterior.experiment import EXACT, PosteriorExperiment
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli, report, track
-from ray_jobs.pipeline.cluster import connection as cluster
 from ray_jobs.posterior import measure
 from tests.ray_jobs.small_posteriors import Diverges, do, experiment, rows
 from tests.ray_jobs.test_posterior_files import DETERMINED
 
-pytestmark = pytest.mark.xdist_group("ray")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    cluster.connect(num_cpus=2)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("local_ray")]
 
 
 def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

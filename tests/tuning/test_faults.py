@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
-import ray
 import torch
 from optuna.trial import TrialState
 
@@ -21,20 +19,12 @@ from ipsolve.priors.base import Prior
 from ipsolve.priors.networks.unet import Precision
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
-from ray_jobs.pipeline.cluster import connection as cluster
 from tests.tuning.small_sweeps import PRIOR, SIZE, sweep
 from tuning.ledger import Ledger
 from tuning.request import Sweep
 from tuning.sweep import run_sweep
 
-pytestmark = pytest.mark.xdist_group("ray, too")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    cluster.connect(num_cpus=2)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.xdist_group("ray, too"), pytest.mark.usefixtures("local_ray")]
 
 
 @dataclass(frozen=True)

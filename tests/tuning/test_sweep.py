@@ -8,13 +8,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import ray
 import yaml
 from mlflow import MlflowClient
 
@@ -22,20 +20,12 @@ from ipsolve.runs.config import load_config
 from ipsolve.runs.results import RunFolder
 from ray_jobs import cli
 from ray_jobs.evaluate import main as evaluate
-from ray_jobs.pipeline.cluster import connection as cluster
 from tests.tuning.small_sweeps import STD, CountedPrior, mapping, sweep
 from tuning.sweep import main, run_sweep
 
-pytestmark = pytest.mark.xdist_group("ray, too")
+pytestmark = [pytest.mark.xdist_group("ray, too"), pytest.mark.usefixtures("local_ray")]
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    cluster.connect(num_cpus=2)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

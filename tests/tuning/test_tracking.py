@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -75,9 +76,10 @@ def test_a_sweep_of_which_no_trial_is_finished_is_sent(tmp_path: Path) -> None:
     assert "objective" not in sent["trial 0"].data.metrics
 
 
-def test_trials_are_there_while_the_sweep_searches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"tasks": TWO_TASKS}], ids=["one task", "two, in units of the reference"])
+def test_trials_are_there_while_the_sweep_searches(tmp_path: Path, changes: dict[str, Any]) -> None:
     """At work, then finished, each rung of each once: what is sent at the end is what was sent before."""
-    half = drive(sweep(tmp_path, search=SEARCH), rungs=5)
+    half = drive(sweep(tmp_path, search=SEARCH, **changes), rungs=5)
     left = sum(trial.state.is_finished() for trial in half.ledger.trials())
     with Live(lambda: Copies(half.run, half.sweep, half.ledger, half.scores), seconds=0.1):
         wait_until(lambda: f"trial {left}" in runs_in(tmp_path), 30, "the trial at work")
@@ -87,7 +89,7 @@ def test_trials_are_there_while_the_sweep_searches(tmp_path: Path) -> None:
         for number in range(left):
             assert at_work[f"trial {number}"].info.status == "FINISHED"
             assert "objective" in at_work[f"trial {number}"].data.metrics
-        whole = drive(sweep(tmp_path, search=SEARCH))
+        whole = drive(sweep(tmp_path, search=SEARCH, **changes))
         wait_until(
             lambda: sum(run.info.status == "FINISHED" for run in runs_in(tmp_path).values()) == 4, 30, "four trials"
         )
