@@ -191,8 +191,18 @@ class Pairs:
         wide = rows.set_index(["task", "image_id", "seed", "solver"])[list(self.metrics)].unstack("solver")
         return {task: part.droplevel("task") for task, part in wide.groupby(level="task")}
 
+    @cached_property
+    def _known(self) -> dict[tuple[str, str, str, str], PairedDifference]:
+        return {}  # the tables, figures and words of a report ask for the same ones
+
     def difference(self, task: str, metric: str, solver: str, other: str) -> PairedDifference:
         """Return the mean of solver - other over images, from the (image, seed) pairs that both have."""
+        key = task, metric, solver, other
+        if key not in self._known:
+            self._known[key] = self._difference(*key)
+        return self._known[key]
+
+    def _difference(self, task: str, metric: str, solver: str, other: str) -> PairedDifference:
         columns = [(metric, solver), (metric, other)]
         if task not in self._tasks or not set(columns) <= set(self._tasks[task].columns):
             return paired_difference([], [])
