@@ -162,9 +162,18 @@ class Browser:
     def click(self, selector: str) -> None:
         """Click the middle of the first element that a selector finds."""
         place = f"document.querySelector({json.dumps(selector)})"
-        self.run(f"{place}.scrollIntoView({{block: 'center'}})")
+        # what comes into sight is laid out only then, and moves what is below it: until nothing moves any more
         x, y = self.run(
-            f"(() => {{ const r = {place}.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] }})()"
+            f"""(async () => {{
+                for (let before = '', tries = 0; tries < 60; tries++) {{
+                    {place}.scrollIntoView({{block: 'center'}});
+                    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+                    const r = {place}.getBoundingClientRect(), now = `${{r.x}} ${{r.y}}`;
+                    if (now === before) return [r.x + r.width / 2, r.y + r.height / 2];
+                    before = now;
+                }}
+                throw new Error('it does not rest');
+            }})()"""
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.mouse(kind, x, y, button="left", clickCount=1)

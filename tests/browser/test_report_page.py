@@ -195,3 +195,11 @@ def test_a_comparison_of_two_runs_has_a_page(browser: Browser, run: Path, tmp_pa
     assert "Paired differences to demo" in browser.text()
     assert "3 images that all runs have" in browser.text()
     assert browser.errors == []
+
+
+def test_all_is_laid_out_soon_after_the_page_opened(page: Browser) -> None:
+    """It opens with what is in sight: 40 solvers by 12 tasks would take twice as long (benchmarks/report_page)."""
+    styles = "[...document.querySelectorAll('section, .strip')].map((each) => getComputedStyle(each).contentVisibility)"
+    page.wait(f"{styles}.every((each) => each === 'visible')", 5)
+    assert page.run(f"{styles}.length") > 3
+    assert page.run("document.images.length > 0 && [...document.images].every((each) => each.offsetHeight > 0)")

@@ -206,3 +206,13 @@ if (viewer) {
   });
   addEventListener("pointerup", () => { drag = null; });
 }
+
+// a large page opens with what is in sight; the rest is laid out section by section right after, whole for whoever copies it
+const waiting = [...document.querySelectorAll("section, .strip")];
+const layOutNext = () => {
+  const next = waiting.shift();
+  if (!next) return;
+  next.style.contentVisibility = "visible";
+  setTimeout(layOutNext, 20);
+};
+addEventListener("load", () => setTimeout(layOutNext, 20));
