@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -41,19 +41,28 @@ _TRACKING = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TR
 
 def redact(text: str) -> str:
     """Return ``text`` without the values of secret environment variables and without the passwords of URIs."""
-    for value in _values():
-        text = text.replace(value, BLOT)
-    text = _USER_INFO.sub(lambda m: f"{m['start']}{BLOT}@" if _is_secret_user(m) else m[0], text)
-    return _QUERY.sub(lambda m: f"{m['start']}{BLOT}" if _SECRET_NAME.search(m["name"]) else m[0], text)
+    return _redact(text, _values())
 
 
 def redact_all(content: Any) -> Any:
     """Return JSON-like content with every text in it redacted; keys are ours and stay."""
-    if isinstance(content, str):
-        return redact(content)
-    if isinstance(content, Mapping):
-        return {key: redact_all(value) for key, value in content.items()}
-    return [redact_all(value) for value in content] if isinstance(content, list | tuple) else content
+    values = _values()  # once: the environment is long, and every batch of a run writes JSON
+
+    def redacted(content: Any) -> Any:
+        if isinstance(content, str):
+            return _redact(content, values)
+        if isinstance(content, Mapping):
+            return {key: redacted(value) for key, value in content.items()}
+        return [redacted(value) for value in content] if isinstance(content, list | tuple) else content
+
+    return redacted(content)
+
+
+def _redact(text: str, values: Iterable[str]) -> str:
+    for value in values:
+        text = text.replace(value, BLOT)
+    text = _USER_INFO.sub(lambda m: f"{m['start']}{BLOT}@" if _is_secret_user(m) else m[0], text)
+    return _QUERY.sub(lambda m: f"{m['start']}{BLOT}" if _SECRET_NAME.search(m["name"]) else m[0], text)
 
 
 def refuse_secrets(content: object, where: str) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ipsolve.runs.cells import Cell
@@ -50,8 +51,10 @@ def scores_of(rows: pa.Table) -> tuple[int, dict[str, Moments]]:
     names = [field.name for field in rows.schema if pa.types.is_floating(field.type) and field.name not in NO_SCORES]
     if not names or not len(rows):
         return 0, {}
-    table = rows.select(["image_id", *names]).to_pandas()
-    means = table.groupby("image_id", sort=False)[names].mean() if table["image_id"].duplicated().any() else table
+    if pc.count_distinct(rows["image_id"]).as_py() == len(rows):  # one sample of each: nothing to average
+        found = {name: Moments.of(rows[name].to_numpy()) for name in names}
+        return len(rows), {name: moments for name, moments in found.items() if moments.n}
+    means = rows.select(["image_id", *names]).to_pandas().groupby("image_id", sort=False)[names].mean()
     found = {name: Moments.of(means[name].astype(float)) for name in names}
     return len(means), {name: moments for name, moments in found.items() if moments.n}
 
