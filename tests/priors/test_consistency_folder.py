@@ -67,6 +67,6 @@ def test_of_latents(make_folder: Make) -> None:
 
 def test_a_diffusion_model_is_refused(make_folder: Make) -> None:
     folder = make_folder(unet=small_unet())
-    with pytest.raises(RequestError, match="is no consistency model .*; allowed: prior: pixel$") as caught:
+    with pytest.raises(RequestError, match=r"is no consistency model .*; allowed: prior: pixel$") as caught:
         prior_spec({"prior": "consistency", "path": str(folder)}).check()
     assert str(caught.value).startswith("prior.path: ")
