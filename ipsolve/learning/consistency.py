@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ipsolve.priors.schedules import Schedule
+from ipsolve.priors.networks.prediction import Prediction
+from ipsolve.priors.schedules import Level, Schedule
 
 # x_t (B, ...) at the levels of a grid with these numbers, (B,) int64, -> an estimate of x_0 (B, ...)
 Estimate = Callable[[Tensor, Tensor], Tensor]
@@ -67,6 +68,12 @@ class Grid:
             slope = (slope + (ahead - estimate(alphas[1] * ahead, n)) / end) / 2
             ahead = u + (end - start) * slope
         return alphas[1] * ahead
+
+
+def read_rows(prediction: Prediction, grid: Grid, x: Tensor, out: Tensor, n: Tensor) -> Tensor:
+    """Return the estimate of x_0 in the output of a network, each row at a level of its own, (B, ...)."""
+    level = [column(values[n], x) for values in (grid.time, grid.alpha, grid.sigma)]
+    return prediction.clean(x, out, Level(*level))  # type: ignore[arg-type]  # arithmetic goes row by row as well
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:
