@@ -1,8 +1,9 @@
 """Train a diffusion prior: ``python -m ray_jobs.train_prior CONFIG.yaml [section.key=value ...]``.
 
 Renders the data once (Ray tasks), trains an autoencoder, then a UNet on its latents (Ray Train), or with ``space:
-pixel`` a UNet on images alone, and writes ``OUTPUT/NAME/prior`` in diffusers layout. The same command continues a run
-that was stopped. Exit codes: 0 done, 1 training failed, 2 the request is wrong.
+pixel`` a UNet on images alone, or with ``distillation`` makes a consistency prior out of a finished one, and writes
+``OUTPUT/NAME/prior`` in diffusers layout. The same command continues a run that was stopped. Exit codes: 0 done, 1
+training failed, 2 the request is wrong.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from ray.train.torch import TorchTrainer
 
 from ipsolve.datasets import open_source
 from ipsolve.files.filesystems import require_local
+from ipsolve.priors.networks.diffusers_folder import resolve
 from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
 from ray_jobs.pipeline.cluster.connection import keep_to_loopback
 from ray_jobs.training.autoencoder import train_autoencoder
 from ray_jobs.training.config import TrainingConfig, load_config
 from ray_jobs.training.diffusion import train_unet
+from ray_jobs.training.distillation import check_teacher, distil_unet, export_student
 from ray_jobs.training.export import encode_shards, export_autoencoder, export_unet
 from ray_jobs.training.shards import render_source
 from ray_jobs.training.tracking import Tracker
@@ -53,11 +56,15 @@ def train_prior(config: TrainingConfig) -> Path:
             _fit("vae", train_autoencoder, {**job, "train": train, "val": val}, config)
             export_autoencoder(config.folder / "vae", train, vae)
     if config.unet.steps:
+        work = train_unet if config.distillation is None else distil_unet
         share = 1 / config.compute.num_workers if config.compute.use_gpu else 0
         train_latents = encode_shards(vae, train, cache / "latents-train", share)
         val_latents = encode_shards(vae, val, cache / "latents-val", share)
-        _fit("unet", train_unet, {**job, "train": train_latents, "val": val_latents, "vae": vae}, config)
-        export_unet(config.folder / "unet", prior, config.unet)
+        _fit("unet", work, {**job, "train": train_latents, "val": val_latents, "vae": vae}, config)
+        if config.distillation is None:
+            export_unet(config.folder / "unet", prior, config.unet)
+        else:
+            export_student(config.folder / "unet", resolve(config.distillation.teacher), prior)
     for curve in sorted((config.folder / "curves").glob("*.csv")):
         tracker.artifact(curve, "curves")
     tracker.finish()
@@ -86,6 +93,9 @@ def _fit(name: str, worker: Callable[[dict[str, Any]], None], job: dict[str, Any
 
 def _given_autoencoder(config: TrainingConfig) -> Path | None:
     """Return the folder of the autoencoder that the configuration takes over, None if there is none."""
+    if config.distillation is not None:
+        check_teacher(config)
+        return resolve(config.distillation.teacher) / "vae" if config.space == "latent" else None
     if config.autoencoder.init_from is None:
         return None
     folder = Path(config.autoencoder.init_from).expanduser().absolute()

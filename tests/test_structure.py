@@ -15,7 +15,7 @@ LAYERS = [
     ["ipsolve.conventions", "ipsolve.randomness", "ipsolve.citation", "ipsolve.requests", "ipsolve.signal"],
     ["ipsolve.linalg", "ipsolve.files"],
     ["ipsolve.operators", "ipsolve.priors", "ipsolve.datasets"],
-    ["ipsolve.problem", "ipsolve.metrics"],
+    ["ipsolve.problem", "ipsolve.metrics", "ipsolve.learning"],
     ["ipsolve.solvers"],
     ["ipsolve.runs"],
     ["ipsolve.evaluation", "ipsolve.report"],

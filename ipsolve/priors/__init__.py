@@ -5,6 +5,7 @@ from ipsolve.priors.context import Context
 from ipsolve.priors.mixtures.fitted_mixture import FittedMixtureSpec
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior, MixtureSpec
+from ipsolve.priors.networks.consistency import ConsistencySpec
 from ipsolve.priors.networks.latent import LatentPrior, LatentSpec
 from ipsolve.priors.networks.pixel import PixelPrior, PixelSpec
 from ipsolve.priors.networks.stable_diffusion import StableDiffusionSpec, TextPrior
@@ -14,6 +15,7 @@ from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary, load_prior, pri
 
 __all__ = [
     "PRIORS",
+    "ConsistencySpec",
     "Context",
     "DiscreteSchedule",
     "Edm",

@@ -17,6 +17,7 @@ NEEDS = {
     "image": "is for images (rgb, gray, complex), and the prior is of other signals",
     "text": "needs a prior that takes text",
     "flow": "needs a flow prior",
+    "consistency": "needs a consistency prior, which maps a state to an image in one call",
     "bridge": "needs a bridge as its prior",
     "adaptable": "needs a prior whose weights can be adapted to an image",
 }

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from ipsolve.priors.networks.hub import PriorPath
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.validation import build, unknown_key
 from ipsolve.runs.config import RunName, Seed, read_mapping
@@ -90,6 +91,36 @@ class UNet(Section):
     checkpoint_every: Count = 200
 
 
+class Distillation(Section):
+    """A consistency function out of the denoiser of a finished prior, in place of a UNet of one's own.
+
+    The defaults are the improved form (Song & Dhariwal 2024, arXiv 2310.14189) on the flow of the teacher. The original
+    (Song et al. 2023, arXiv 2303.01469) is ``metric: squared, target_decay: 0.95, levels: uniform, weighted: false,
+    intervals: [18, 18]``; ``solver: none`` is consistency training, which looks at the data alone.
+
+    ``intervals``: between levels, at the start and at the end, doubled on the way. ``levels``: which a step takes.
+    ``target_decay``: of the average of the student that gives the goal; 0 is the student itself.
+    """
+
+    teacher: PriorPath = "builtin:portraits-64"
+    steps: Count = 3000
+    batch_size_per_worker: Count = 16
+    learning_rate: Rate = 2e-4
+    warmup_steps: Steps = 100
+    constant_share: Share = 0.5
+    solver: Literal["heun", "euler", "none"] = "euler"
+    intervals: tuple[Count, Count] = (10, 80)
+    levels: Literal["lognormal", "uniform"] = "lognormal"
+    metric: Literal["pseudo_huber", "squared"] = "pseudo_huber"
+    weighted: bool = True
+    target_decay: Share = 0.0
+    ema_decay: Share = 0.999
+    eval_every: Count = 200
+    eval_images: Count = 64
+    samples_every: Count = 500
+    checkpoint_every: Count = 200
+
+
 class Compute(Section):
     num_workers: Count = 2
     threads_per_worker: Count = 1
@@ -106,7 +137,10 @@ class Tracking(Section):
 
 
 class TrainingConfig(Section):
-    """``space``: whether the UNet works on an autoencoder's latents or on the pixels themselves (no autoencoder)."""
+    """``space``: whether the UNet works on an autoencoder's latents or on the pixels themselves (no autoencoder).
+
+    With ``distillation`` both networks are the teacher's, and neither ``autoencoder`` nor ``unet`` is said.
+    """
 
     name: RunName
     space: Literal["latent", "pixel"] = "latent"
@@ -115,6 +149,7 @@ class TrainingConfig(Section):
     data: Data = Data()
     autoencoder: Autoencoder = Autoencoder()
     unet: UNet = UNet()
+    distillation: Distillation | None = None
     compute: Compute = Compute()
     tracking: Tracking = Tracking()
 
@@ -124,13 +159,15 @@ class TrainingConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change between a run and its continuation: all but where and how fast it runs."""
-        return self.model_dump(mode="json", exclude={"compute", "tracking", "output"})
+        others = {"distillation"} if self.distillation is None else {"autoencoder", "unet"}
+        return self.model_dump(mode="json", exclude={"compute", "tracking", "output", *others})
 
 
 _SECTIONS: dict[str, type[Section]] = {
     "data": Data,
     "autoencoder": Autoencoder,
     "unet": UNet,
+    "distillation": Distillation,
     "compute": Compute,
     "tracking": Tracking,
 }
@@ -152,6 +189,8 @@ def parse_config(tree: Mapping[str, Any]) -> TrainingConfig:
             raise unknown_key("", str(key), TrainingConfig.model_fields)
     sections = {key: build(cls, tree[key], key) for key, cls in _SECTIONS.items() if key in tree}
     config = build(TrainingConfig, {**tree, **sections}, "")
+    if config.distillation is not None:
+        return _checked_distillation(config, tree)
     if len(config.unet.attention) != len(config.unet.channels):
         raise RequestError("unet.attention", "must say true or false once for each of unet.channels")
     if config.unet.optimiser == "muon" and not hasattr(torch.optim, "Muon"):
@@ -164,4 +203,15 @@ def parse_config(tree: Mapping[str, Any]) -> TrainingConfig:
     ):
         if any(width % groups for width in channels):
             raise RequestError(f"{where}.norm_groups", f"{groups} must divide each of {where}.channels {channels}")
+    return config
+
+
+def _checked_distillation(config: TrainingConfig, tree: Mapping[str, Any]) -> TrainingConfig:
+    for section in ("autoencoder", "unet"):
+        if section in tree:
+            raise RequestError(section, "is the teacher's where there is a distillation; leave it out")
+    assert config.distillation is not None
+    first, last = config.distillation.intervals
+    if first > last:
+        raise RequestError("distillation.intervals", f"must not fall, {first} at the start is above {last}")
     return config

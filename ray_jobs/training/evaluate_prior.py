@@ -30,12 +30,14 @@ from ipsolve.priors import LatentPrior, MixturePrior, PixelPrior, Prior, load_pr
 from ipsolve.priors.features import prior_features
 from ipsolve.priors.mixtures.fitted_mixture import DESCRIPTION
 from ipsolve.priors.networks.diffusers_folder import resolve
+from ipsolve.priors.networks.prediction import CONSISTENCY, Epsilon
+from ipsolve.priors.networks.schedulers import load_schedule
 from ipsolve.priors.networks.unet import UNetPrior
 from ipsolve.randomness import ImageRng
 from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
 from ray_jobs.training.autoencoder import psnr
-from ray_jobs.training.sampling import contact_sheet, sample_states
+from ray_jobs.training.sampling import CALLS, consistency_states, contact_sheet, sample_states
 
 _BATCH = 50
 NOISE_RATIOS = (0.05, 0.2, 0.5, 1.0, 3.0)  # sigma / alpha: the noise std of an image in [-1, 1]
@@ -86,9 +88,11 @@ def denoising_psnr(prior: Prior, images: Tensor, ratio: float, seed: int = 5) ->
 
 
 def kind_of(folder: Path) -> str:
-    """Return the kind of prior that a folder holds: ``fitted_mixture``, ``latent`` or ``pixel``."""
+    """Return the kind of prior that a folder holds: ``fitted_mixture``, ``consistency``, ``latent`` or ``pixel``."""
     if (folder / DESCRIPTION).is_file():
         return "fitted_mixture"
+    if isinstance(load_schedule(folder).prediction, CONSISTENCY):
+        return "consistency"
     return "latent" if any((folder / name).is_dir() for name in ("vae", "vqvae")) else "pixel"
 
 
@@ -100,6 +104,17 @@ def drawn_states(prior: Prior, folder: Path, count: int, steps: int) -> Tensor:
     assert isinstance(prior, UNetPrior)
     states = sample_states(prior.unet, scheduler, count, steps, seed=0)
     return pixel_shuffle(states, prior.patch_size) if isinstance(prior, PixelPrior) else states
+
+
+def consistency_samples(prior: UNetPrior, count: int, calls: int) -> Tensor:
+    """Return samples of a consistency prior's states, (count, *latent_shape), by so many calls of its network."""
+    parts = [len(part) for part in torch.split(torch.empty(count), _BATCH)]
+    return torch.cat([consistency_states(prior, prior.latent_shape, n, calls, seed) for seed, n in enumerate(parts)])
+
+
+def decoded(prior: Prior, states: Tensor) -> Tensor:
+    """Return the images of states, clipped to [-1, 1]."""
+    return torch.cat([prior.decode(z) for z in torch.split(states, _BATCH)]).clamp(-1, 1)
 
 
 def fitted(prior: Prior, images: Tensor) -> Gaussian:
@@ -127,9 +142,10 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
         for split, images in (("val", val), ("test", images_of("portraits:test", 0, held_out, size))):
             values = autoencoder_psnr(prior, images)
             note(**{f"autoencoder_psnr_{split}": [float(values.mean()), float(values.std()), float(values.min())]})
-        errors = epsilon_errors(prior, val)
-        quarters = [float(part.mean()) for part in errors.tensor_split(4)]
-        note(held_out=held_out, epsilon_mse=float(errors.mean()), epsilon_mse_by_quarter=quarters)
+        if isinstance(prior.prediction, Epsilon):
+            errors = epsilon_errors(prior, val)
+            quarters = [float(part.mean()) for part in errors.tensor_split(4)]
+            note(held_out=held_out, epsilon_mse=float(errors.mean()), epsilon_mse_by_quarter=quarters)
     else:
         for ratio in NOISE_RATIOS:
             note(**{f"denoising_psnr_{ratio}": float(denoising_psnr(prior, val, ratio).mean())}, held_out=held_out)
@@ -139,11 +155,18 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
     other = fitted(features, images_of("portraits:val", 0, samples, size))
     note(fd_prior_n=samples, fd_prior_val_to_test=frechet_distance(other, real))
     note(fd_prior_train_to_test=frechet_distance(trained, real))
-    states = drawn_states(prior, resolve(path), samples, steps)
-    drawn = torch.cat([prior.decode(z) for z in torch.split(states, _BATCH)]).clamp(-1, 1)
-    sampler = "exact" if isinstance(prior, MixturePrior) else f"DDIM-{steps}, eta 0"
+    if "consistency" in prior.traits and isinstance(prior, UNetPrior):
+        for calls in CALLS:
+            states = consistency_samples(prior, samples, calls)
+            drawn = decoded(prior, states)
+            note(**{f"fd_prior_samples_to_test_{calls}_calls": frechet_distance(fitted(features, drawn), real)})
+        sampler = f"{CALLS[-1]} calls"
+    else:
+        states = drawn_states(prior, resolve(path), samples, steps)
+        drawn = decoded(prior, states)
+        sampler = "exact" if isinstance(prior, MixturePrior) else f"DDIM-{steps}, eta 0"
+        note(fd_prior_samples_to_test=frechet_distance(fitted(features, drawn), real))
     note(sampler=sampler, sample_std=float(states.std()), held_out_std=float(prior.encode(val).std()))
-    note(fd_prior_samples_to_test=frechet_distance(fitted(features, drawn), real))
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

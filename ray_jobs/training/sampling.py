@@ -11,6 +11,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from ipsolve.conventions import to_uint8
+from ipsolve.priors.networks.unet import UNetPrior
+
+CALLS = (1, 2, 4)  # of a consistency prior, for the figures of its quality
 
 
 @torch.no_grad()
@@ -28,6 +31,22 @@ def sample_states(
             z = scheduler.step(unet(z, time).sample, time, z, eta=0.0).prev_sample
         samples.append(z)
     return torch.cat(samples)
+
+
+@torch.no_grad()
+def consistency_states(prior: UNetPrior, shape: tuple[int, ...], count: int, calls: int, seed: int) -> Tensor:
+    """Return ``count`` samples of a consistency prior, (count, *shape), by so many calls.
+
+    One maps noise to a state; each further one noises what the last returned, to a lower level, and maps that (Song et
+    al. 2023, arXiv 2303.01469, Algorithm 1).
+    """
+    draws, device = torch.Generator().manual_seed(seed), prior.execution.device
+    levels = [prior.schedule.thousandth(1000 - 1000 * call // calls) for call in range(calls)]
+    states = torch.zeros(count, *shape, device=device)
+    for t in levels:
+        noise = torch.randn(count, *shape, generator=draws).to(device)
+        states = prior.denoise(t.alpha * states + t.sigma * noise, t)
+    return states
 
 
 def contact_sheet(images: Tensor, columns: int) -> Image.Image:

@@ -26,7 +26,7 @@ from ipsolve.solvers.steps.diffusion import ddim_step, noise_in
 from tests.priors.conftest import small_unet
 
 Make = Callable[..., Path]
-TABLES = [name for name in SCHEDULERS if not name.startswith(("EDM", "Flow"))]
+TABLES = [name for name in SCHEDULERS if not name.startswith(("EDM", "Flow", "CM", "LCM"))]
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 CONFIGS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -153,7 +153,7 @@ def test_a_flow_network_of_a_mixture_is_the_mixture() -> None:
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        ({"_class_name": "LCMScheduler"}, "_class_name 'LCMScheduler'; allowed: DDIMParallelScheduler, "),
+        ({"_class_name": "TCDScheduler"}, "_class_name 'TCDScheduler'; allowed: CMStochasticIterativeScheduler, "),
         ({"_class_name": ["DDIM"]}, "_class_name \\['DDIM'\\]; allowed"),
         ({"trained_betas": [0.1, float("nan")]}, "trained_betas must be a list of two or more numbers, each above 0"),
         ({"trained_betas": [0.1, 1.0]}, "trained_betas must be"),
@@ -169,6 +169,8 @@ def test_a_flow_network_of_a_mixture_is_the_mixture() -> None:
         ({"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "'continuous' is not supported"),
         ({"_class_name": "EDMEulerScheduler", "sigma_min": 90}, "sigma_min is 90, sigma_max 80"),
         ({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}, "'sample'; allowed: epsilon, v_prediction"),
+        ({"_class_name": "CMStochasticIterativeScheduler", "sigma_min": 90}, "sigma_min is 90, sigma_max 80"),
+        ({"_class_name": "LCMScheduler", "timestep_scaling": 0}, "timestep_scaling is 0"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": -1}, "shift is -1"),
         (
             {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},

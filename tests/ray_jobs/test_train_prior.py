@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import threading
 import time
@@ -23,6 +25,7 @@ from ipsolve.priors import load_prior
 from ipsolve.requests.errors import RequestError
 from ray_jobs.pipeline.cluster import connection as cluster
 from ray_jobs.train_prior import main, train_prior
+from ray_jobs.training import evaluate_prior
 from ray_jobs.training.config import TrainingConfig, UNet, load_config, parse_config
 from ray_jobs.training.export import encode, fold_whitening
 from ray_jobs.training.linear_code import PatchCode, initialise_encoder
@@ -112,9 +115,11 @@ def test_whitening_changes_latents_and_not_reconstructions(config: TrainingConfi
         torch.testing.assert_close(vae.decode(after.mean).sample, reconstruction)
 
 
-@pytest.mark.parametrize("name", ["portraits64.yaml", "portraits128.yaml"])
+@pytest.mark.parametrize("name", ["portraits64.yaml", "portraits128.yaml", "portraits64_consistency.yaml"])
 def test_shipped_configurations_are_valid(name: str) -> None:
-    assert load_config(str(CONFIGS / name)).unet.steps > 0
+    config = load_config(str(CONFIGS / name))
+    assert config.unet.steps > 0
+    assert ("distillation" in config.identity()) != ("unet" in config.identity())
 
 
 @pytest.mark.parametrize(
@@ -142,6 +147,27 @@ def test_a_wrong_request_exits_with_2_and_one_line(
     assert errors.count("\n") == 1
     with pytest.raises(RequestError, match=message):
         raise RequestError(errors.strip())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("unet.steps=3", "unet: is the teacher's where there is a distillation; leave it out"),
+        ("distillation.intervals=[80, 10]", r"distillation\.intervals: must not fall, 80 at the start is above 10"),
+        ("distillation.solver=rk4", r"distillation\.solver: .*heun"),
+        ("distillation.teacher=builtin:nobody", r"no prior 'builtin:nobody'"),
+        ("space=pixel", "space: is pixel, and builtin:portraits-64 is of the space latent"),
+        ("data.size=128", r"distillation\.teacher: .*states of 8 x 16 x 16.*data\.size 128 are 32 x 32"),
+    ],
+)
+def test_a_distillation_that_cannot_be_exits_with_2_and_one_line(
+    override: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([str(CONFIGS / "portraits64_consistency.yaml"), f"output={tmp_path}", override]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert re.search(message, errors)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_configuration_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +280,39 @@ def test_a_killed_training_continues_to_the_same_weights(
     whole, continued = load_file(trained.folder / "prior" / file), load_file(config.folder / "prior" / file)
     for name, weight in whole.items():
         torch.testing.assert_close(continued[name], weight, atol=2e-3, rtol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form", [{}, {"solver": "none", "target_decay": 0.9, "metric": "squared", "levels": "uniform"}]
+)
+def test_a_prior_is_distilled(trained: TrainingConfig, ray_here: None, tmp_path: Path, form: dict[str, object]) -> None:
+    teacher = str(trained.folder / "prior")
+    spec = {
+        "teacher": teacher,
+        "steps": 8,
+        "batch_size_per_worker": 4,
+        "eval_images": 4,
+        "eval_every": 4,
+        "intervals": [2, 4],
+    }
+    tree = {"name": "student", "output": str(tmp_path), "data": TINY["data"], "compute": TINY["compute"]}
+    config = parse_config({**tree, "distillation": {**spec, **form}})
+    folder = train_prior(config)
+    prior = load_prior({"prior": "consistency", "path": str(folder)})
+    before = load_prior({"prior": "latent", "path": teacher})
+    x = portraits(4, 32)
+    torch.testing.assert_close(prior.encode(x), before.encode(x))
+    assert prior.schedule == before.schedule
+    assert prior.denoise(torch.randn(2, *prior.latent_shape), prior.schedule.thousandth(1000)).isfinite().all()
+    header, *rows = (config.folder / "curves" / "unet.csv").read_text().splitlines()
+    assert "flow_mse_from_noise" in header
+    assert [int(row.split(",")[0]) for row in rows] == [0, 4, 8]
+    assert (
+        evaluate_prior.main([str(folder), "--samples", "8", "--held-out", "8", "--out", str(tmp_path / "figures")]) == 0
+    )
+    figures = json.loads((tmp_path / "figures" / "figures.json").read_text())
+    assert {f"fd_prior_samples_to_test_{calls}_calls" for calls in (1, 2, 4)} < figures.keys()
 
 
 @pytest.mark.slow

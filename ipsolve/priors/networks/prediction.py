@@ -104,4 +104,58 @@ class UnitRangeScore(Prediction):
         return x_t + 0.5 * t.sigma**2 * out
 
 
+@dataclass(frozen=True)
+class ConsistencyFunction(Prediction):
+    """f(x, sigma) = c_skip x + c_out F(c_in x, 250 ln sigma), where the probability flow from x ends; alpha = 1.
+
+    At ``sigma_min``, where it ends, f is x (Song et al. 2023, arXiv 2303.01469, eq. 5 and appendix C).
+
+    Attributes:
+        sigma_min: the level that stands for the clean image.
+        sigma_data: the standard deviation of the data.
+    """
+
+    sigma_min: float = 0.002
+    sigma_data: float = 0.5
+
+    def time(self, t: Level) -> float:
+        return 250 * math.log(t.sigma)
+
+    def inputs(self, x_t: Tensor, t: Level) -> Tensor:
+        return x_t / math.hypot(t.sigma, self.sigma_data)
+
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        beyond = max(t.sigma - self.sigma_min, 0.0)
+        skip = self.sigma_data**2 / (beyond**2 + self.sigma_data**2)
+        return skip * x_t + beyond * self.sigma_data / math.hypot(t.sigma, self.sigma_data) * out
+
+
+@dataclass(frozen=True)
+class LatentConsistencyFunction(Prediction):
+    """f(x_t, t) = c_skip x_t + c_out x_0, on a table of times, x_0 as ``base`` reads it from the same output.
+
+    c_skip = s^2 / (k^2 t^2 + s^2), c_out = k t / sqrt(k^2 t^2 + s^2), s = 0.5: at time 0 f is x_t (Luo et al. 2023,
+    arXiv 2310.04378, eq. 9).
+
+    Attributes:
+        base: how the network was read before it was distilled.
+        timestep_scaling: k.
+    """
+
+    base: Prediction
+    timestep_scaling: float = 10.0
+
+    def time(self, t: Level) -> float:
+        return self.base.time(t)
+
+    def inputs(self, x_t: Tensor, t: Level) -> Tensor:
+        return self.base.inputs(x_t, t)
+
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        squared = (self.timestep_scaling * t.time) ** 2
+        x_0 = self.base.clean(x_t, out, t)
+        return (0.25 * x_t + squared**0.5 * (squared + 0.25) ** 0.5 * x_0) / (squared + 0.25)
+
+
+CONSISTENCY = ConsistencyFunction, LatentConsistencyFunction
 PREDICTIONS: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": V(), "sample": Sample()}

@@ -15,7 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ipsolve.priors.networks.diffusers_folder import Config, component_folder, read_config, setting
-from ipsolve.priors.networks.prediction import PREDICTIONS, Preconditioned, Prediction, Velocity
+from ipsolve.priors.networks.prediction import (
+    PREDICTIONS,
+    ConsistencyFunction,
+    LatentConsistencyFunction,
+    Preconditioned,
+    Prediction,
+    Velocity,
+)
 from ipsolve.priors.networks.schedule_files import read_schedule
 from ipsolve.priors.schedules import (
     DiscreteSchedule,
@@ -125,6 +132,20 @@ def _edm(config: Config) -> Reading:
     return Reading(Edm(low, high, rho), Preconditioned(data, 1 if kind == "epsilon" else -1))
 
 
+def _consistency(config: Config) -> Reading:
+    low, high, rho, data = (_number(config, key, 0, 1e6, ends=False) for key in
+                            ("sigma_min", "sigma_max", "rho", "sigma_data"))  # fmt: skip
+    if low >= high:
+        raise RequestError(f"sigma_min is {low:g}, sigma_max {high:g}; it must be below")
+    return Reading(Edm(low, high, rho), ConsistencyFunction(low, data))
+
+
+def _latent_consistency(config: Config) -> Reading:
+    schedule, prediction = _discrete(config)
+    scaling = _number(config, "timestep_scaling", 0, 1e6, ends=False)
+    return Reading(schedule, LatentConsistencyFunction(prediction, scaling))
+
+
 def _flow(config: Config, shift: str = "shift") -> Reading:
     if setting(config, "use_dynamic_shifting"):
         raise RequestError("use_dynamic_shifting is not supported; state the shift of your image size")
@@ -148,6 +169,8 @@ _TABLES = """DDPM DDPMParallel DDIM DDIMParallel PNDM LMSDiscrete EulerDiscrete 
     KDPM2Discrete KDPM2AncestralDiscrete DPMSolverMultistep DPMSolverSinglestep DEISMultistep UniPCMultistep"""
 SCHEDULERS: dict[str, Callable[[Config], Reading]] = {
     **{f"{name}Scheduler": _discrete for name in _TABLES.split()},
+    "CMStochasticIterativeScheduler": _consistency,
+    "LCMScheduler": _latent_consistency,
     "EDMEulerScheduler": _edm,
     "EDMDPMSolverMultistepScheduler": _edm,
     "FlowMatchEulerDiscreteScheduler": _flow,

@@ -22,7 +22,7 @@ from ipsolve.priors.networks.diffusers_folder import (
 )
 from ipsolve.priors.networks.own import UNETS
 from ipsolve.priors.networks.preconditioning import WithLabel
-from ipsolve.priors.networks.prediction import PREDICTIONS, Prediction, Velocity
+from ipsolve.priors.networks.prediction import CONSISTENCY, PREDICTIONS, Prediction, Velocity
 from ipsolve.priors.networks.schedulers import load_schedule
 from ipsolve.priors.networks.tracing import require_output
 from ipsolve.priors.schedules import Level, Schedule
@@ -116,7 +116,8 @@ class UNetPrior(Prior):
 
 def abilities_of(prediction: Prediction) -> Traits:
     """Return the abilities of a :class:`UNetPrior` whose network is read so."""
-    return frozenset({"adaptable", "flow"} if isinstance(prediction, Velocity) else {"adaptable"})
+    kinds = {"flow": isinstance(prediction, Velocity), "consistency": isinstance(prediction, CONSISTENCY)}
+    return frozenset({"adaptable", *(name for name, holds in kinds.items() if holds)})
 
 
 def check_unet(

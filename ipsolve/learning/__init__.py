@@ -1,0 +1,1 @@
+"""What is minimised where networks learn: losses alone, without loops, files or Ray."""
