@@ -5,6 +5,7 @@ from ipsolve.solvers import (  # noqa: F401
     consistency,
     decoupled,
     explicit,
+    flow,
     guidance,
     monte_carlo,
     projection,

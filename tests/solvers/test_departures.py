@@ -82,7 +82,7 @@ SPACED = [name for name in SOLVERS if "timestep_spacing" in {field.name for fiel
 
 
 def test_methods_on_the_levels_of_the_schedule_can_be_told_which() -> None:
-    others = {"daps", "dcdp", "pseudo_inverse", "tv"}  # with levels of their own, or none
+    others = {"daps", "dcdp", "flair", "pseudo_inverse", "tv"}  # with levels of their own, or none
     assert set(SOLVERS) - set(SPACED) == others
 
 

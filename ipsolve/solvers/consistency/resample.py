@@ -27,6 +27,7 @@ from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
+from ipsolve.solvers.steps.corrector import corrector, num_corrections
 from ipsolve.solvers.steps.diffusion import ddim_step, gradient, noise_in, stochastic_resample
 from ipsolve.solvers.steps.hard_consistency import (
     Denominator,
@@ -58,6 +59,8 @@ class ReSample(Solver):
         pixel_lr, pixel_iterations, latent_lr, latent_iterations: AdamW, at its default weight decay 0.01.
         latent_patience: a latent fit also stops when its loss exceeds that of so many iterations before.
         stop_threshold: a fit stops below this mean squared residual (1e-6 fits noise of std 0.01 completely).
+        corrector_steps: steps of MCLC after each step but the last (:mod:`ipsolve.solvers.steps.corrector`); 0 is off.
+        corrector_step_size: of them, in units of the variance of the noise at the level.
     """
 
     name: ClassVar[str] = "resample"
@@ -97,16 +100,19 @@ class ReSample(Solver):
     latent_iterations: Annotated[int, Field(ge=0)] = 500
     latent_patience: Annotated[int, Field(ge=1)] = 200
     stop_threshold: Annotated[float, Field(ge=0)] = 1e-6
+    corrector_steps: Annotated[int, Field(ge=0)] = 0
+    corrector_step_size: Annotated[float, Field(gt=0)] = 0.01
 
     def cost(self, traits: Traits) -> Cost:
         hits = [i for i in range(self.num_steps) if self._is_hit(i)]
         ahead = sum(min(self.lookahead, self.num_steps - 1 - i) for i in hits)
         guided = self.num_steps if self.guidance_scale > 0 else 0
-        calls = Cost(self.num_steps + ahead, guided if self.denoiser_gradient else 0)
+        corrected = num_corrections(self.num_steps, self.corrector_steps)
+        calls = Cost(self.num_steps + ahead + corrected, corrected + (guided if self.denoiser_gradient else 0))
         if "latent" not in traits:
             return calls
         in_pixels = sum(phase_of(i, self.num_steps, self.phase_boundaries) == 2 for i in hits)
-        fitted = guided + (len(hits) - in_pixels + 1) * self.latent_iterations
+        fitted = guided + corrected + (len(hits) - in_pixels + 1) * self.latent_iterations
         return replace(
             calls,
             decoder=fitted + in_pixels + 1,
@@ -118,26 +124,29 @@ class ReSample(Solver):
     def solve(self, problem: Problem) -> Tensor:
         prior = problem.prior
         levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
+        correct = corrector(problem, levels, steps=self.corrector_steps, step_size=self.corrector_step_size)
         z = levels[0].sigma * problem.noise()
         for step, (t, s) in enumerate(pairwise(levels)):
             z = self._guided_step(problem, z, t, s)
-            if not self._is_hit(step):
-                continue
-            z_0 = self._look_ahead(prior, z, levels[step:])
-            if phase_of(step, self.num_steps, self.phase_boundaries) == 2:
-                x = fit_pixels(
-                    problem,
-                    prior.decode(z_0),
-                    lr=self.pixel_lr,
-                    max_iterations=self.pixel_iterations,
-                    threshold=self.stop_threshold,
-                )
-                z_0 = prior.encode(x)
-            else:
-                z_0 = self._fit_latent(problem, z_0)
-            variance = resampling_variance(self.gamma, t, s, self.variance_denominator)
-            z = stochastic_resample(z_0, z, s, variance, problem.noise())
+            if self._is_hit(step):
+                z_0 = self._consistent(problem, self._look_ahead(prior, z, levels[step:]), step)
+                variance = resampling_variance(self.gamma, t, s, self.variance_denominator)
+                z = stochastic_resample(z_0, z, s, variance, problem.noise())
+            z = z if correct is None else correct(z, s)
         return prior.decode(self._fit_latent(problem, z))
+
+    def _consistent(self, problem: Problem, z_0: Tensor, step: int) -> Tensor:
+        """Return the estimate made consistent with y in the space of the step's phase."""
+        if phase_of(step, self.num_steps, self.phase_boundaries) == 3:
+            return self._fit_latent(problem, z_0)
+        x = fit_pixels(
+            problem,
+            problem.prior.decode(z_0),
+            lr=self.pixel_lr,
+            max_iterations=self.pixel_iterations,
+            threshold=self.stop_threshold,
+        )
+        return problem.prior.encode(x)
 
     def _is_hit(self, step: int) -> bool:
         in_phase = phase_of(step, self.num_steps, self.phase_boundaries) > 1

@@ -1,3 +1,3 @@
 """Gradients of the data term guide the sampler."""
 
-from ipsolve.solvers.guidance import dps, dsg, latent_dps, mcg, mmps, mpgd, pigdm, psld  # noqa: F401
+from ipsolve.solvers.guidance import dps, dsg, latent_dps, mcg, mmps, mpgd, p2l, pigdm, psld, stsl  # noqa: F401

@@ -8,11 +8,12 @@ in the latent space of a latent diffusion model as in Rout et al. 2023 (arXiv 23
 
 With a pixel prior (D the identity) it is DPS itself, which ``dps`` offers with the paper's DDPM steps and presets. The
 norm is not squared, as in the code of DPS.
+
+MCLC corrects the states of this method, of PSLD and of ReSample: :mod:`ipsolve.solvers.steps.corrector`, off at first.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -25,6 +26,7 @@ from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.guidance.dps import DPS
+from ipsolve.solvers.steps.corrector import corrector, num_corrections
 from ipsolve.solvers.steps.guidance import guided_sampling
 
 
@@ -38,6 +40,8 @@ class LatentDPS(Solver):
         eta: 0 for DDIM, 1 for DDPM steps.
         max_update_rms: limit on the root mean square of one guidance update. Null is the published method; with a
             strongly non-linear decoder its first steps can throw the state out of the decoder's range.
+        corrector_steps: steps of MCLC after each step but the last (:mod:`ipsolve.solvers.steps.corrector`); 0 is off.
+        corrector_step_size: of them, in units of the variance of the noise at the level.
     """
 
     name: ClassVar[str] = "latent_dps"
@@ -48,14 +52,17 @@ class LatentDPS(Solver):
     guidance_scale: Annotated[float, Field(ge=0)] = 0.5
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_update_rms: Annotated[float, Field(gt=0)] | None = None
+    corrector_steps: Annotated[int, Field(ge=0)] = 0
+    corrector_step_size: Annotated[float, Field(gt=0)] = 0.01
 
     def cost(self, traits: Traits) -> Cost:
-        calls = Cost(denoiser=self.num_steps, denoiser_backward=self.num_steps)
+        calls = self.num_steps + num_corrections(self.num_steps, self.corrector_steps)
         if "latent" not in traits:
-            return calls
-        return replace(calls, decoder=self.num_steps + 1, decoder_backward=self.num_steps)
+            return Cost(denoiser=calls, denoiser_backward=calls)
+        return Cost(denoiser=calls, denoiser_backward=calls, decoder=calls + 1, decoder_backward=calls)
 
     def solve(self, problem: Problem) -> Tensor:
+        levels = problem.prior.schedule.levels(self.num_steps, self.timestep_spacing)
         z = guided_sampling(
             problem,
             lambda z_0: self.guidance_scale * problem.distance(z_0),
@@ -63,5 +70,6 @@ class LatentDPS(Solver):
             timestep_spacing=self.timestep_spacing,
             eta=self.eta,
             max_update_rms=self.max_update_rms,
+            project=corrector(problem, levels, steps=self.corrector_steps, step_size=self.corrector_step_size),
         )
         return problem.prior.decode(z)

@@ -24,6 +24,7 @@ from ipsolve.priors.schedules import Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
+from ipsolve.solvers.steps.corrector import corrector, num_corrections
 from ipsolve.solvers.steps.guidance import guided_sampling
 
 
@@ -37,6 +38,8 @@ class PSLD(Solver):
         gluing_weight: gamma.
         eta: 0 for DDIM, 1 for DDPM steps.
         max_update_rms: limit on the root mean square of one guidance update; null is the published method.
+        corrector_steps: steps of MCLC after each step but the last (:mod:`ipsolve.solvers.steps.corrector`); 0 is off.
+        corrector_step_size: of them, in units of the variance of the noise at the level.
     """
 
     name: ClassVar[str] = "psld"
@@ -57,18 +60,22 @@ class PSLD(Solver):
     gluing_weight: Annotated[float, Field(ge=0)] = 0.1
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_update_rms: Annotated[float, Field(gt=0)] | None = None
+    corrector_steps: Annotated[int, Field(ge=0)] = 0
+    corrector_step_size: Annotated[float, Field(gt=0)] = 0.01
 
     def cost(self, traits: Traits) -> Cost:
+        calls = self.num_steps + num_corrections(self.num_steps, self.corrector_steps)
         return Cost(
-            denoiser=self.num_steps,
-            denoiser_backward=self.num_steps,
-            decoder=self.num_steps + 1,
-            decoder_backward=self.num_steps,
+            denoiser=calls,
+            denoiser_backward=calls,
+            decoder=calls + 1,
+            decoder_backward=calls,
             encoder=self.num_steps,
         )
 
     def solve(self, problem: Problem) -> Tensor:
         operator, prior = problem.linear_operator, problem.prior
+        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
 
         def objective(z_0: Tensor) -> Tensor:
             x = prior.decode(z_0)
@@ -83,5 +90,6 @@ class PSLD(Solver):
             timestep_spacing=self.timestep_spacing,
             eta=self.eta,
             max_update_rms=self.max_update_rms,
+            project=corrector(problem, levels, steps=self.corrector_steps, step_size=self.corrector_step_size),
         )
         return prior.decode(z)

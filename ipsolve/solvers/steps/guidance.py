@@ -41,6 +41,7 @@ def guided_sampling(
     timestep_spacing: Spacing | None = None,
     max_update_rms: float | None = None,
     clip_denoised: bool = False,
+    correct: Callable[[int, Tensor], Tensor] | None = None,
     project: Callable[[Tensor, Level], Tensor] | None = None,
 ) -> Tensor:
     """Sample by x_s = DDIM(x_t) - grad_{x_t} objective(x_0(x_t)).
@@ -53,6 +54,7 @@ def guided_sampling(
         num_steps, timestep_spacing: the levels, see :meth:`Schedule.levels`.
         max_update_rms: limit on the root mean square of each image's update; None for none.
         clip_denoised: clip every estimate of x_0 to [-1, 1].
+        correct: maps a step, counted from 0, and its estimate to the one that DDIM goes on with, eps kept.
         project: applied to every new state x_s at its level s.
 
     Returns:
@@ -61,10 +63,12 @@ def guided_sampling(
     prior = problem.prior
     levels = prior.schedule.levels(num_steps, timestep_spacing)
     x_t = initial_state(problem, levels[0])
-    for t, s in pairwise(levels):
+    for step, (t, s) in enumerate(pairwise(levels)):
         x_0, gradient = denoise_with_gradient(prior, x_t, t, objective, clip_denoised)
         update = vp_scale(s) * cap_rms(vp_scale(t) * gradient, max_update_rms)
         noise = problem.noise() if eta > 0 else None
-        x_s = ddim_step(x_0, noise_in(x_t, x_0, t), t, s, eta, noise) - update
+        eps = noise_in(x_t, x_0, t)
+        x_0 = x_0 if correct is None else correct(step, x_0)
+        x_s = ddim_step(x_0, eps, t, s, eta, noise) - update
         x_t = x_s if project is None else project(x_s, s)
     return x_t

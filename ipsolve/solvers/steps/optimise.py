@@ -79,3 +79,42 @@ def _keep(point: Tensor, optimiser: torch.optim.AdamW, keep: Tensor) -> tuple[Te
         "exp_avg_sq": state["exp_avg_sq"][keep],
     }
     return remaining, successor
+
+
+def descend(
+    objective_of: Callable[[Tensor], Objective],
+    start: Tensor,
+    *,
+    step_size: float,
+    max_iterations: int,
+    threshold: Tensor,
+) -> Tensor:
+    """Descend each image's objective by plain gradient steps while it is at or above the image's ``threshold``.
+
+    The stop comes before the step: an image that is below from the start stays where it is. Finished images leave the
+    batch.
+
+    Args:
+        objective_of: maps int64 ``rows`` (images still running) to their objective, (k, ...) -> (k,).
+        start: (B, ...).
+        threshold: (B,).
+
+    Returns:
+        The last iterates, (B, ...).
+    """
+    result = start.detach().clone()
+    rows = torch.arange(len(start), device=start.device)
+    objective = objective_of(rows)
+    for _ in range(max_iterations):
+        with torch.enable_grad():
+            point = result[rows].requires_grad_()
+            loss = objective(point)
+            slope = torch.autograd.grad(loss.sum(), point)[0]
+        running = loss.detach() >= threshold[rows]
+        if not bool(running.all()):
+            rows, slope = rows[running], slope[running]
+            if len(rows) == 0:
+                break
+            objective = objective_of(rows)
+        result[rows] -= step_size * slope
+    return result
