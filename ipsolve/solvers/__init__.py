@@ -5,8 +5,10 @@ from ipsolve.solvers import (  # noqa: F401
     consistency,
     decoupled,
     explicit,
+    few_step,
     guidance,
     monte_carlo,
+    plug_in,
     projection,
     variational,
 )
