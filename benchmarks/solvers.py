@@ -23,8 +23,8 @@ from ipsolve.requests.errors import RequestError
 from ipsolve.requests.validation import field_names
 from ipsolve.solvers import SOLVERS, Solver, parse_solver
 
-REDUCED = {"num_steps": 20, "latent_iterations": 10, "pixel_iterations": 50}
-QUICK = {"num_steps": 2, "latent_iterations": 1, "pixel_iterations": 2}
+REDUCED = {"num_steps": 20, "iterations": 20, "latent_iterations": 10, "pixel_iterations": 50}
+QUICK = {"num_steps": 2, "iterations": 2, "latent_iterations": 1, "pixel_iterations": 2}
 
 
 def rows(options: Options) -> list[Row]:

@@ -5,9 +5,11 @@ from ipsolve.solvers import (  # noqa: F401
     consistency,
     decoupled,
     explicit,
+    few_step,
     flow,
     guidance,
     monte_carlo,
+    plug_in,
     projection,
     variational,
 )

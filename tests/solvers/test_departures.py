@@ -82,7 +82,9 @@ SPACED = [name for name in SOLVERS if "timestep_spacing" in {field.name for fiel
 
 
 def test_methods_on_the_levels_of_the_schedule_can_be_told_which() -> None:
-    others = {"daps", "dcdp", "flair", "pseudo_inverse", "tv"}  # with levels of their own, or none
+    # with levels of their own, or none
+    others = {"admm_pnp", "daps", "dcdp", "deep_image_prior", "fast_dips", "flair", "latino", "pnp_cm", "pseudo_inverse"}
+    others |= {"tv"}
     assert set(SOLVERS) - set(SPACED) == others
 
 

@@ -23,6 +23,9 @@ from .conftest import SHAPE, posed
 # the smallest settings that still visit every phase
 SMALL: dict[str, dict[str, Any]] = {
     "tv": {"num_steps": 5},
+    "admm_pnp": {"num_steps": 4, "start_std": 1.0, "renoise": 0.5},
+    "csgm": {"iterations": 4},
+    "deep_image_prior": {"channels": 6, "in_channels": 3, "scales": 2, "iterations": 8, "window": 3, "patience": 2},
     "score_ald": {"num_steps": 4, "langevin_steps": 2},
     "score_sde": {"num_steps": 4},
     "ilvr": {"num_steps": 4, "range_t": 0},
@@ -41,7 +44,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "daps": {"num_steps": 3, "ode_steps": 2, "langevin_steps": 4, "momentum": 0.5, "gradient_clip": 1.0},
     "dcdp": {"num_steps": 3, "iterations": 4, "ddim_steps": 2},
     "sitcom": {"num_steps": 3, "iterations": 6, "lr": 0.1, "lambda_": 0.1},
+    "fast_dips": {"num_steps": 4, "iterations": 2, "descent_steps": 2},
+    "latino": {"num_steps": 4},
+    "dmplug": {"iterations": 8, "lr": 0.1, "window": 3, "patience": 2},
     "red_diff": {"num_steps": 6},
+    "rlsd": {"num_steps": 6, "num_particles": 3},
     "smcdiff": {"num_steps": 6, "num_particles": 3},
     "mcgdiff": {"num_steps": 6, "num_particles": 3},
     "fps": {"num_steps": 6, "num_particles": 3},

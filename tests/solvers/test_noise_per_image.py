@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "daps": {"tau": None, "likelihood": "gaussian"},
     "ddnm": {"noise_rule": "scalar"},
     "diffpir": {"start": "noise", "min_noise_std": 0.03},
+    "fast_dips": {"epsilon": None},
     "flair": {"data_steps": 60, "data_lr": 1.0},
     "ilvr": {"signal_std": 0.5},
     "mcgdiff": {"num_steps": 40},

@@ -1,3 +1,3 @@
-"""Without a diffusion prior."""
+"""Methods that are older than diffusion priors: without one, or with one in the place of another."""
 
-from ipsolve.solvers.classical import pseudo_inverse, tv  # noqa: F401
+from ipsolve.solvers.classical import admm_pnp, csgm, deep_image_prior, pseudo_inverse, tv  # noqa: F401

@@ -1,3 +1,3 @@
 """Denoising and data fitting in turns."""
 
-from ipsolve.solvers.decoupled import daps, dcdp, diffpir, sitcom  # noqa: F401
+from ipsolve.solvers.decoupled import daps, dcdp, diffpir, fast_dips, sitcom  # noqa: F401

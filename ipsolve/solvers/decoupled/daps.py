@@ -35,11 +35,11 @@ from ipsolve.citation import Citation
 from ipsolve.conventions import per_image, squared_norm
 from ipsolve.operators.base import SpectralOperator
 from ipsolve.operators.tasks import Task
-from ipsolve.priors.schedules import Edm, Level, Schedule
 from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
+from ipsolve.solvers.steps.annealing import levels_between
 from ipsolve.solvers.steps.diffusion import gradient, initial_state, probability_flow
 
 _LATENT = {"num_steps": 50, "sigma_max": 10.0, "ode_steps": 2, "ode_sigma_min": 0.001, "gradient_clip": 1.0}
@@ -122,10 +122,10 @@ class DAPS(Solver):
 
     def solve(self, problem: Problem) -> Tensor:
         prior = problem.prior
-        levels = self._levels(prior.schedule, self.num_steps, self.sigma_max, self.sigma_min)
+        levels = levels_between(prior.schedule, self.num_steps, self.sigma_max, self.sigma_min, self.rho)
         x = initial_state(problem, levels[0])
         for step, t in enumerate(levels):
-            ode = self._levels(prior.schedule, self.ode_steps, t.ratio, self.ode_sigma_min)
+            ode = levels_between(prior.schedule, self.ode_steps, t.ratio, self.ode_sigma_min, self.rho)
             mean = probability_flow(prior, x, ode)
             lr = self.lr * (1 + step / self.num_steps * (self.lr_min_ratio - 1))
             x_0 = self._posterior_sample(problem, mean, t.ratio, lr)
@@ -133,12 +133,6 @@ class DAPS(Solver):
                 s = levels[step + 1]
                 x = s.alpha * x_0 + s.sigma * problem.noise()
         return prior.decode(x_0)
-
-    def _levels(self, schedule: Schedule, num_steps: int, top: float, bottom: float) -> list[Level]:
-        """Return ``num_steps`` levels between two ratios sigma / alpha, even in ratio^(1 / rho)."""
-        highest = schedule.at_ratio(top).ratio
-        lowest = min(schedule.at_ratio(bottom).ratio, highest)
-        return [schedule.at_ratio(node.sigma) for node in Edm(lowest, highest, self.rho).levels(num_steps)[:-1]]
 
     def _posterior_sample(self, problem: Problem, mean: Tensor, width: float, lr: float) -> Tensor:
         """Return x_0 ~ N(mean, width^2 I) p(y | x_0), approximately."""

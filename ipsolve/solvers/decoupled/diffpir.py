@@ -28,15 +28,15 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.citation import Citation
-from ipsolve.conventions import per_image, squared_norm
-from ipsolve.operators.base import LinearOperator, require
+from ipsolve.operators.base import require
 from ipsolve.operators.tasks import Task
 from ipsolve.priors.schedules import Level, Schedule, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
-from ipsolve.solvers.steps.diffusion import gradient, initial_state, noise_in
+from ipsolve.solvers.steps.diffusion import initial_state, noise_in
+from ipsolve.solvers.steps.proximal import data_prox
 
 _OFFICIAL = {"lambda_": 0.25, "min_noise_std": 0.002, "start": "pinv", "skip": "quadratic"}
 
@@ -116,7 +116,9 @@ class DiffPIR(Solver):
             x = x + levels[0].alpha * prior.encode(problem.linear_operator.pinv(problem.y, problem.noise_std**2))
         image = x  # replaced in the first step
         for t, s in pairwise(levels):
-            image = self._prox(problem, prior.decode(prior.denoise(x, t)), self.lambda_ * (sigma_n / t.ratio) ** 2)
+            rho = self.lambda_ * (sigma_n / t.ratio) ** 2
+            image = prior.decode(prior.denoise(x, t))
+            image = data_prox(problem, image, rho, iterations=self.prox_iterations, lr=self.prox_lr)
             x_0 = prior.encode(image)
             eps = noise_in(x, x_0, t)
             fresh = problem.noise()
@@ -132,14 +134,3 @@ class DiffPIR(Solver):
         """Return the steps of the quadratic grid, counted from noise, those that fall on one entry once."""
         last = max(self.num_steps - 1, 1)
         return list(dict.fromkeys(min(int(1000 * math.sqrt(i / last)), 999) for i in range(self.num_steps)))
-
-    def _prox(self, problem: Problem, x_0: Tensor, rho: Tensor) -> Tensor:
-        """Return argmin_x ||A(x) - y||^2 + rho ||x - x_0||^2, from x_0 on where A is not linear. ``rho``: (B,)."""
-        if isinstance(operator := problem.known_operator, LinearOperator):
-            return operator.prox(x_0, problem.y, rho)
-        weight, lr = per_image(rho, x_0), per_image(self.prox_lr / (1 + rho), x_0)
-        x = x_0
-        for _ in range(self.prox_iterations):
-            half_gradient = gradient(lambda z: squared_norm(problem.residual(z)) / 2, x) + weight * (x - x_0)
-            x = x - lr * half_gradient
-        return x

@@ -78,17 +78,17 @@ def ddim_step(x_0: Tensor, eps: Tensor, t: Level, s: Level, eta: float = 0.0, no
     return x_s if noise is None or std == 0 else x_s + std * noise
 
 
-def probability_flow(prior: Prior, x: Tensor, levels: Sequence[Level]) -> Tensor:
+def probability_flow(prior: Prior, x: Tensor, levels: Sequence[Level], clip: bool = False) -> Tensor:
     """Follow the probability-flow ODE from x, at levels[0], through ``levels`` to the clean image.
 
     Deterministic DDIM, which is Euler's method for x_t / alpha_t against sigma_t / alpha_t (Song et al. 2021,
     arXiv 2010.02502, eq. 14). One denoiser call per level, the last being the estimate returned; with a single level
-    that is E[x_0 | x_t].
+    that is E[x_0 | x_t]. ``clip`` clips every estimate to [-1, 1].
     """
-    x_0 = prior.denoise(x, levels[0])
+    x_0 = clipped(prior.denoise(x, levels[0]), clip)
     for t, s in pairwise(levels):
         x = ddim_step(x_0, noise_in(x, x_0, t), t, s)
-        x_0 = prior.denoise(x, s)
+        x_0 = clipped(prior.denoise(x, s), clip)
     return x_0
 
 

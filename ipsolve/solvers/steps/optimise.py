@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 Objective = Callable[[Tensor], Tensor]
+MakeOptimiser = Callable[[list[Tensor]], Optimizer]
 
 
 def adamw(
@@ -39,7 +41,11 @@ def adamw(
     result = start.detach().clone()
     rows = torch.arange(len(start), device=start.device)
     point = result.clone().requires_grad_()
-    optimiser = torch.optim.AdamW([point], lr=lr, weight_decay=weight_decay)
+
+    def make(points: list[Tensor]) -> Optimizer:
+        return torch.optim.AdamW(points, lr=lr, weight_decay=weight_decay)
+
+    optimiser = make([point])
     objective = objective_of(rows)
     history: list[Tensor] = []
     for iteration in range(max_iterations):
@@ -62,22 +68,29 @@ def adamw(
         if len(rows) == 0:
             return result
         history = [values[keep] for values in history]
-        point, optimiser = _keep(point, optimiser, keep)
+        (point,), optimiser = survivors([point], optimiser, keep, make)
         objective = objective_of(rows)
     result[rows] = point.detach()
     return result
 
 
-def _keep(point: Tensor, optimiser: torch.optim.AdamW, keep: Tensor) -> tuple[Tensor, torch.optim.AdamW]:
-    """Return the iterate and optimiser of the images that go on, moments and step count carried over."""
-    state = optimiser.state[point]
-    remaining = point.detach()[keep].requires_grad_()
-    successor = torch.optim.AdamW([remaining], **{k: optimiser.defaults[k] for k in ("lr", "weight_decay")})
-    successor.state[remaining] = {
-        "step": state["step"],
-        "exp_avg": state["exp_avg"][keep],
-        "exp_avg_sq": state["exp_avg_sq"][keep],
-    }
+def survivors(
+    points: list[Tensor], optimiser: Optimizer, keep: Tensor, make: MakeOptimiser
+) -> tuple[list[Tensor], Optimizer]:
+    """Return the iterates and the optimiser of the images that go on, moments and step count carried over.
+
+    Args:
+        points: what is optimised, (k, ...) each.
+        keep: of the k images, bool.
+        make: makes the optimiser of new iterates.
+    """
+    remaining = [point.detach()[keep].requires_grad_() for point in points]
+    successor = make(remaining)
+    for old, new in zip(points, remaining, strict=True):
+        successor.state[new] = {
+            name: value[keep] if isinstance(value, Tensor) and value.ndim > 0 else value
+            for name, value in optimiser.state[old].items()
+        }
     return remaining, successor
 
 

@@ -1,3 +1,3 @@
 """Optimisation with a denoising regulariser."""
 
-from ipsolve.solvers.variational import red_diff  # noqa: F401
+from ipsolve.solvers.variational import red_diff, rlsd  # noqa: F401
