@@ -102,9 +102,9 @@ class TarImages(Source):
                 there = ", ".join(sorted({_split(member.name)[1] for member in found}))
                 raise RequestError("data.image_column", f"say which image of a sample is meant; {key!r} has: {there}")
             for member in found:
-                for taken, suffix in zip(self._texts, self._text_suffixes, strict=True):
-                    if suffix and key in texts[suffix]:
-                        taken[len(self._members)] = texts[suffix][key]
+                for taken, text in zip(self._texts, self._text_suffixes, strict=True):
+                    if text and key in texts[text]:
+                        taken[len(self._members)] = texts[text][key]
                 self._members.append(member)
 
     def _require_images(self) -> None:

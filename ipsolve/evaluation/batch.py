@@ -60,8 +60,10 @@ class Batch:
         """Return some of the images that are here."""
         images = self.images[list(rows)] if len(self.images) else self.images
         ids = tuple(self.image_ids[i] for i in rows)
-        words = {each: {name: text for name, text in getattr(self, each).items() if name in ids} for each in _WORDS}
-        return replace(self, image_ids=ids, images=images, errors={}, **words)
+        kept = [
+            {name: given[name] for name in ids if name in given} for given in (self.captions, self.negative_captions)
+        ]
+        return replace(self, image_ids=ids, images=images, errors={}, captions=kept[0], negative_captions=kept[1])
 
 
 def image_digest(image: Array, caption: str | None = None, negative: str | None = None) -> str:
