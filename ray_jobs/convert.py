@@ -33,7 +33,7 @@ from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
 
 _WEIGHTS = "diffusion_pytorch_model"
-_NETWORKS = ("unet", "vae", "vqvae", "text_encoder", "text_encoder_2")
+_NETWORKS = ("unet", "transformer", "vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3")
 _PICKLED = {weight_files.TEXT_STEM: "pytorch_model.bin"}
 _PICKLE_TO_STATE = (
     "in a checkout of its authors' code, where you trust it: python -c \"import pickle, sys, torch; "
@@ -247,7 +247,9 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _prior_name(folder: Path) -> str:
     if (folder / "text_encoder").is_dir():
-        return "stable_diffusion"
+        transformer = folder / "transformer" / "config.json"
+        named = json.loads(transformer.read_text()).get("_class_name") if transformer.is_file() else None
+        return "flux" if named == "FluxTransformer2DModel" else "stable_diffusion"
     return "latent" if any((folder / name).is_dir() for name in ("vae", "vqvae")) else "pixel"
 
 

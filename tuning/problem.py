@@ -46,7 +46,7 @@ class Problem:
         rungs: numbers of images after which a trial reports.
         image_ids: in the order in which every trial sees them; the last rung of them.
         images: (N, H, W, 3) uint8.
-        captions: the words that they come with, by image id, where any are asked for.
+        captions, negative_captions: the words that they come with, by image id, where any are asked for.
     """
 
     experiment: Experiment
@@ -57,6 +57,7 @@ class Problem:
     image_ids: tuple[str, ...]
     images: Tensor
     captions: Mapping[str, str] = field(default_factory=dict)
+    negative_captions: Mapping[str, str] = field(default_factory=dict)
 
     def trial(self, fields: Fields) -> Experiment:
         """Return the experiment of a trial: the same but for the solver."""

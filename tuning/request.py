@@ -168,7 +168,10 @@ class Sweep:
         for name, image in zip(ids, images, strict=True):
             if isinstance(image, ImageError):
                 raise RequestError("data", f"{name} cannot be read: {image}")
-        captions = zip(ids, self.experiment.source.captions(self.order), strict=True)
+        captions, negative_captions = (
+            {name: text for name, text in zip(ids, texts, strict=True) if text is not None}
+            for texts in (self.experiment.source.captions(self.order, negative) for negative in (False, True))
+        )
         return Problem(
             experiment=self.experiment,
             fixed=self.config.solver,
@@ -177,7 +180,8 @@ class Sweep:
             rungs=tuple(self.config.search.rungs),
             image_ids=tuple(ids),
             images=torch.from_numpy(np.stack([np.asarray(image) for image in images])),
-            captions={name: caption for name, caption in captions if caption is not None},
+            captions=captions,
+            negative_captions=negative_captions,
         )
 
     def identity(self) -> dict[str, Any]:

@@ -72,8 +72,8 @@ class Bench:
             missing = [i for i in range(n) if ids[i] not in known]
             for start in range(0, len(missing), trial.batch_size):
                 chosen = missing[start : start + trial.batch_size]
-                images, captions = self.problem.images[chosen].numpy(), self.problem.captions
-                batch = Batch(cell, tuple(ids[i] for i in chosen), images, captions=captions)
+                words = {"captions": self.problem.captions, "negative_captions": self.problem.negative_captions}
+                batch = Batch(cell, tuple(ids[i] for i in chosen), self.problem.images[chosen].numpy(), **words)
                 outcome = self.evaluator.evaluate(batch, trial.tasks[cell.task], trial.solvers[cell.solver])
                 if len(outcome.rows):
                     self.scores.save(cell, outcome.rows)

@@ -48,8 +48,12 @@ class Source(ABC):
                 loaded.append(error)
         return loaded
 
-    def captions(self, indices: Sequence[int]) -> list[str | None]:
-        """Return the words that some images come with; None for each that has none, as all where none are asked for."""
+    def captions(self, indices: Sequence[int], negative: bool = False) -> list[str | None]:
+        """Return the words that some images come with; None for each that has none, as all where none are asked for.
+
+        Args:
+            negative: those of ``data.negative_captions``, what an image is not to show, in place of ``data.captions``.
+        """
         return [None] * len(indices)
 
     def left_out(self) -> dict[str, int]:

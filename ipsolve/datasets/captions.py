@@ -1,5 +1,7 @@
 """Words beside image files: a ``.txt`` of the same name, or the ``metadata.jsonl`` (or ``.csv``) of a folder.
 
+Negative ones, what an image is not to show, are in ``NAME.negative.txt``, or under another key of the same tables.
+
 The latter is the layout that ``imagefolder`` of the ``datasets`` library reads: a row for each image, of which
 ``file_name`` is its path from the folder of the table on.
 """
@@ -19,6 +21,8 @@ from ipsolve.datasets.listed import Listed
 from ipsolve.requests.errors import RequestError
 
 TEXT_FILES = "txt"  # what data.captions says for them
+KEYS = ("data.captions", "data.negative_captions")
+SUFFIXES = ("txt", "negative.txt")  # of the text file of an image's name, and of the negative one
 _TABLES = ("metadata.jsonl", "metadata.csv")
 _LOOKED_AT = 64
 
@@ -43,9 +47,10 @@ class TextFiles(Captions):
 
     endings: ClassVar[tuple[str, ...]] = (".txt",)
     files: Listed
+    suffix: str = SUFFIXES[False]
 
     def of(self, file: int) -> str | None:
-        content = self.files.neighbour(f"{posixpath.splitext(self.files.name(file))[0]}.txt")
+        content = self.files.neighbour(f"{posixpath.splitext(self.files.name(file))[0]}.{self.suffix}")
         return None if content is None else words(content)
 
 
@@ -61,26 +66,27 @@ class FromTables(Captions):
         return self.captions.get(self.files.name(file))
 
 
-def beside(files: Listed, wanted: str) -> Captions:
+def beside(files: Listed, wanted: str, negative: bool = False) -> Captions:
     """Return the captions of image files.
 
     Args:
         wanted: ``txt``, or the key of the caption in the tables.
+        negative: whether they are what images are not to show.
 
     Raises:
         RequestError: there are none.
     """
     if wanted == TEXT_FILES:
-        found: Captions = TextFiles(files)
+        found = TextFiles(files, SUFFIXES[negative])
         first = range(min(len(files), _LOOKED_AT))
         if all(found.of(file) is None for file in first):
-            raise RequestError("data.captions", f"none of the first {len(first)} images has a .txt beside it")
+            raise RequestError(KEYS[negative], f"none of the first {len(first)} images has a .{found.suffix} beside it")
         return found
     names = {files.name(file) for file in range(len(files))}
     captions = dict[str, str]()
     keys = dict[str, None]()
     for folder in sorted(set(_folders(names))):
-        for row in _rows(files, folder):
+        for row in _rows(files, folder, KEYS[negative]):
             keys |= dict.fromkeys(row)
             name = posixpath.normpath(posixpath.join(folder, str(row.get("file_name"))))
             if row.get(wanted) is not None and name in names:
@@ -88,7 +94,7 @@ def beside(files: Listed, wanted: str) -> Captions:
     if not captions:
         there = f"their keys: {', '.join(keys)}" if keys else "there are none"
         raise RequestError(
-            "data.captions",
+            KEYS[negative],
             f"no {wanted!r} of these images in {' or '.join(_TABLES)} beside or above them ({there}); "
             f"allowed: such a key, or {TEXT_FILES}",
         )
@@ -103,7 +109,7 @@ def _folders(names: Iterable[str]) -> Iterable[str]:
         yield ""
 
 
-def _rows(files: Listed, folder: str) -> Iterable[dict[str, Any]]:
+def _rows(files: Listed, folder: str, key: str) -> Iterable[dict[str, Any]]:
     for table in _TABLES:
         place = posixpath.join(folder, table)
         content = files.neighbour(place)
@@ -117,9 +123,9 @@ def _rows(files: Listed, folder: str) -> Iterable[dict[str, Any]]:
                 else [json.loads(line) for line in text.splitlines() if line.strip()]
             )
         except (ValueError, csv.Error) as error:
-            raise RequestError("data.captions", f"{place} is not {table.rpartition('.')[2]}: {error}") from None
+            raise RequestError(key, f"{place} is not {table.rpartition('.')[2]}: {error}") from None
         if not all(isinstance(row, dict) for row in rows):
-            raise RequestError("data.captions", f"a line of {place} is no JSON object")
+            raise RequestError(key, f"a line of {place} is no JSON object")
         yield from rows
 
 

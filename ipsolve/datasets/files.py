@@ -19,6 +19,7 @@ class ImageFiles(Source):
 
     files: Listed
     words: Captions | None = None
+    negative_words: Captions | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -29,11 +30,13 @@ class ImageFiles(Source):
     def load(self, index: int, size: int) -> Image:
         return centre_square(read_rgb(self.files.image(index)), size)
 
-    def captions(self, indices: Sequence[int]) -> list[str | None]:
-        return super().captions(indices) if self.words is None else [self.words.of(index) for index in indices]
+    def captions(self, indices: Sequence[int], negative: bool = False) -> list[str | None]:
+        words = self.negative_words if negative else self.words
+        return [None if words is None else words.of(index) for index in indices]
 
     def left_out(self) -> dict[str, int]:
-        used = () if self.words is None else self.words.endings
+        read = (words for words in (self.words, self.negative_words) if words is not None)
+        used = {ending for words in read for ending in words.endings}
         return {why: count for why, count in self.files.left_out.items() if why not in used}
 
     def describe(self) -> dict[str, str | int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ipsolve.datasets.base import Image, ImageError, Source, digest
+from ipsolve.datasets.captions import KEYS
 from ipsolve.datasets.decoding import centre_square, read_rgb
 from ipsolve.datasets.reading import Reading
 from ipsolve.requests.errors import RequestError
@@ -45,7 +46,7 @@ class HuggingFaceSource(Source):
 
     Args:
         image_column: its name, where there are several.
-        captions: the column of text that images come with.
+        captions, negative_captions: the columns of text that images come with.
         reading: of what are no photographs: gray images.
 
     Raises:
@@ -59,8 +60,10 @@ class HuggingFaceSource(Source):
         image_column: str | None = None,
         captions: str | None = None,
         reading: Reading | None = None,
+        negative_captions: str | None = None,
     ) -> None:
-        self.repository, self.split, self.caption_column, self.reading = repository, split, captions, reading
+        self.repository, self.split, self.reading = repository, split, reading
+        self.caption_columns = (captions, negative_captions)
         self._wanted_column = image_column
         self._length = len(self._rows)
 
@@ -80,11 +83,12 @@ class HuggingFaceSource(Source):
             raise RequestError(
                 "data.image_column", f"say which column of hf:{self.repository} holds images; columns: {there}"
             )
-        captions = [] if self.caption_column is None else [self.caption_column]
-        if captions and captions[0] not in rows.features:
-            raise RequestError("data.captions", f"no column {captions[0]!r} in hf:{self.repository}; columns: {there}")
+        for name, key in zip(self.caption_columns, KEYS, strict=True):
+            if name is not None and name not in rows.features:
+                raise RequestError(key, f"no column {name!r} in hf:{self.repository}; columns: {there}")
         column = columns[0]
-        return rows.select_columns([column, *captions]).cast_column(column, datasets.Image(decode=False)), column
+        wanted = dict.fromkeys([column, *(name for name in self.caption_columns if name is not None)])
+        return rows.select_columns(list(wanted)).cast_column(column, datasets.Image(decode=False)), column
 
     @property
     def _rows(self) -> Any:
@@ -109,11 +113,12 @@ class HuggingFaceSource(Source):
             raise ImageError(f"the row has the path {file} and no bytes, and there is no such file")
         return self.reading.of_picture(file) if self.reading else centre_square(read_rgb(file), size)
 
-    def captions(self, indices: Sequence[int]) -> list[str | None]:
-        if self.caption_column is None:
+    def captions(self, indices: Sequence[int], negative: bool = False) -> list[str | None]:
+        column = self.caption_columns[negative]
+        if column is None:
             return super().captions(indices)
-        found = self._rows.select_columns([self.caption_column])
-        cells = [found[int(index)][self.caption_column] for index in indices]
+        found = self._rows.select_columns([column])
+        cells = [found[int(index)][column] for index in indices]
         return [None if cell is None else str(cell) for cell in cells]
 
     def describe(self) -> dict[str, str | int]:

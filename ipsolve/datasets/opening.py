@@ -34,6 +34,7 @@ from ipsolve.signal import Signal
 
 TABLE_SUFFIX = ".parquet"
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
+_CAPTIONS = ("captions", "negative_captions")
 _KINDS = {TABLE_SUFFIX: "Parquet", TAR_SUFFIX: "tars", "": "images"}
 
 
@@ -49,6 +50,7 @@ class SourceSpec:
         captions: what images come with: a column (Parquet, ``hf:``), a key of ``metadata.jsonl`` (folders) or of the
             ``.json`` of a sample (tars), or ``txt``, the text file of the image's name; null, nothing. They are
             prompts of a prior that is told a text.
+        negative_captions: likewise what they are not to show; ``txt`` is ``NAME.negative.txt``. Negative prompts.
         streaming: read the files of a ``hf:`` data set where they lie.
         dataset: of HDF5, see :mod:`ipsolve.datasets.containers.hdf5`; ``coils``: of k-space in it.
         value_range: of numbers, see :mod:`ipsolve.datasets.reading`; ``max``: the largest in the file is 1.
@@ -64,6 +66,7 @@ class SourceSpec:
     image_column: str | None = None
     id_column: str | None = None
     captions: str | None = None
+    negative_captions: str | None = None
     streaming: bool = False
     dataset: str | None = None
     coils: Literal["rss"] | None = None
@@ -93,7 +96,7 @@ def _open(request: SourceSpec, size: int | None) -> Source:
     scheme, _, rest = request.source.partition(":")
     _reject(request, ("value_range", "dataset", "coils"), "photographs")
     if scheme == "portraits":
-        _reject(request, ("tile", "downscale", "image_column", "id_column", "captions", "streaming"), "portraits")
+        _reject(request, ("tile", "downscale", "image_column", "id_column", *_CAPTIONS, "streaming"), "portraits")
         return Portraits(rest)
     if scheme == "hf" and not is_uri(request.source):
         return _open_hub(request, rest, IMAGE_SUFFIXES)
@@ -103,7 +106,7 @@ def _open(request: SourceSpec, size: int | None) -> Source:
         return _open_tables(request, files, kind, IMAGE_SUFFIXES)
     _reject(request, ("image_column", "id_column"), "image files")
     if request.tile:
-        _reject(request, ("captions",), "tiles")
+        _reject(request, _CAPTIONS, "tiles")
         if not isinstance(files, LocalFiles):
             raise RequestError(
                 "data.tile", "photographs are cut on a local disk only; copy them there, or leave tile out"
@@ -114,7 +117,9 @@ def _open(request: SourceSpec, size: int | None) -> Source:
 
 
 def _image_files(request: SourceSpec, files: Listed) -> ImageFiles:
-    return ImageFiles(files, None if request.captions is None else beside(files, request.captions))
+    asked = (request.captions, request.negative_captions)
+    words = (None if key is None else beside(files, key, bool(negative)) for negative, key in enumerate(asked))
+    return ImageFiles(files, *words)
 
 
 def _open_tables(
@@ -125,16 +130,19 @@ def _open_tables(
     if request.value_range == "max":
         raise RequestError("data.value_range", f"max is of files of arrays, not of {_KINDS[kind]}; give [low, high]")
     if kind == TABLE_SUFFIX:
-        return ParquetImages(files, request.image_column, request.id_column, reading, request.captions)
+        captions = (request.captions, request.negative_captions)
+        return ParquetImages(files, request.image_column, request.id_column, reading, *captions)
     _reject(request, ("id_column",), _KINDS[kind])
-    return TarImages(files, suffixes, request.image_column, request.captions, reading)
+    return TarImages(files, suffixes, request.image_column, request.captions, reading, request.negative_captions)
 
 
 def _open_hub(request: SourceSpec, rest: str, suffixes: Sequence[str], reading: Reading | None = None) -> Source:
     _reject(request, ("tile", "downscale", "id_column", "dataset", "coils"), "hf: data sets")
     repository, split = parse(rest)
     if not request.streaming:
-        return HuggingFaceSource(repository, split, request.image_column, request.captions, reading)
+        return HuggingFaceSource(
+            repository, split, request.image_column, request.captions, reading, request.negative_captions
+        )
 
     def tables(kind: str) -> Opener:
         return lambda files: _open_tables(request, files, kind, suffixes, reading)
@@ -163,7 +171,7 @@ def _open_arrays(request: SourceSpec, signal: Signal | None) -> Source:
     files, of_tables = _found(request.source, suffixes, dicom=True)
     if of_tables:
         return _open_tables(request, files, of_tables, (".npy", *pictures), reading)
-    _reject(request, ("image_column", "id_column", "captions"), "array files")
+    _reject(request, ("image_column", "id_column", *_CAPTIONS), "array files")
     return ArrayFiles(files, reading, Opening(request.dataset, request.coils), given == "max")
 
 

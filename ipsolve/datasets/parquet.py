@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from ipsolve.datasets.base import Image, ImageError, Source, digest
+from ipsolve.datasets.captions import KEYS
 from ipsolve.datasets.columns import image_column, is_identifier, is_image, is_text
 from ipsolve.datasets.decoding import centre_square, read_rgb
 from ipsolve.datasets.listed import Listed
@@ -41,7 +42,7 @@ class ParquetImages(Source):
             called ``image`` (or alike), else the only one.
         id_column: its name; None takes ``image_id`` where it exists.
         reading: of what are no photographs: the bytes of npy files, gray images, or (nested) lists of numbers.
-        captions: the column of text that images come with.
+        captions, negative_captions: the columns of text that images come with.
 
     Raises:
         RequestError: a file is not Parquet, lacks one of the columns or has another kind of it, holds paths under which
@@ -55,9 +56,10 @@ class ParquetImages(Source):
         id_column: str | None = None,
         reading: Reading | None = None,
         captions: str | None = None,
+        negative_captions: str | None = None,
     ) -> None:
         self.files = files
-        self.reading, self.caption_column = reading, captions
+        self.reading, self.caption_columns = reading, (captions, negative_captions)
         self._last: dict[str, tuple[int, Any]] = {}
         self._groups: list[tuple[int, int, int]] = []  # (file, row group, row of the file at which it starts)
         lengths: list[int] = []
@@ -91,7 +93,8 @@ class ParquetImages(Source):
                 "data.source", f"{where} has no column {str(self.column)!r} of images, as the first file has: {there}"
             )
         wanted = ((self._id_column, "data.id_column", is_identifier, "text or whole numbers"),
-                  (self.caption_column, "data.captions", is_text, "text"))  # fmt: skip
+                  *((name, key, is_text, "text")
+                    for name, key in zip(self.caption_columns, KEYS, strict=True)))  # fmt: skip
         for name, key, fits, kinds in wanted:
             if name is None:
                 continue
@@ -211,11 +214,11 @@ class ParquetImages(Source):
             reason = ImageError(f"{type(error).__name__}: {' '.join(str(error).split())}")
             return [reason] * len(rows)
 
-    def captions(self, indices: Sequence[int]) -> list[str | None]:
-        if self.caption_column is None:
+    def captions(self, indices: Sequence[int], negative: bool = False) -> list[str | None]:
+        column = self.caption_columns[negative]
+        if column is None:
             return super().captions(indices)
-        places = map(self._locate, indices)
-        return [self._column(group, self.caption_column)[row].as_py() for group, row in places]
+        return [self._column(group, column)[row].as_py() for group, row in map(self._locate, indices)]
 
     def _column(self, group: int, name: str) -> Any:
         """Return a column of a row group. The last is kept: the next batch, or the next cell, wants it again."""

@@ -49,8 +49,8 @@ class Streamed(Source):
     def load_batch(self, indices: Sequence[int], size: int) -> list[Image | ImageError]:
         return self.source.load_batch(indices, size)
 
-    def captions(self, indices: Sequence[int]) -> list[str | None]:
-        return self.source.captions(indices)
+    def captions(self, indices: Sequence[int], negative: bool = False) -> list[str | None]:
+        return self.source.captions(indices, negative)
 
     def left_out(self) -> dict[str, int]:
         return self.source.left_out()

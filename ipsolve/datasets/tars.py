@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ipsolve.datasets.base import Image, ImageError, Source, digest
-from ipsolve.datasets.captions import TEXT_FILES, words
+from ipsolve.datasets.captions import KEYS, SUFFIXES, TEXT_FILES, words
 from ipsolve.datasets.decoding import centre_square, read_rgb
 from ipsolve.datasets.listed import Listed, ending
 from ipsolve.datasets.reading import Reading
@@ -43,6 +43,7 @@ class TarImages(Source):
         suffixes: what an image ends in.
         image: which one of a sample's images, by all that follows the first dot of its name (``input.png``).
         captions: the key of the caption in the ``.json`` of a sample; ``txt``: its ``.txt``.
+        negative_captions: likewise; ``txt``: its ``.negative.txt``.
         reading: of what are no photographs: npy files and gray images.
 
     Raises:
@@ -56,13 +57,14 @@ class TarImages(Source):
         image: str | None = None,
         captions: str | None = None,
         reading: Reading | None = None,
+        negative_captions: str | None = None,
     ) -> None:
-        self.files, self.reading, self.caption_key = files, reading, captions
+        self.files, self.reading, self.caption_keys = files, reading, (captions, negative_captions)
         self._wanted, self._suffixes = image and image.lower().strip("."), tuple(suffixes)
         self._last: tuple[int, Path | BinaryIO] | None = None
         self._left_out = Counter(files.left_out)
         self._members: list[Member] = []
-        self._texts: dict[int, Member] = {}  # of captions, by the number of the image
+        self._texts: tuple[dict[int, Member], ...] = ({}, {})  # of captions and negative ones, by the image's number
         ends = []
         with ThreadPoolExecutor(_THREADS) as pool:  # a store takes its time for each
             for members in pool.map(self._scan, range(len(files))):
@@ -83,15 +85,14 @@ class TarImages(Source):
 
     def _take(self, members: Sequence[Member]) -> None:
         """Note the images among the members of a tar, and which of them are captions."""
-        text = ".txt" if self.caption_key == TEXT_FILES else ".json" if self.caption_key else None
-        texts: dict[str, Member] = {}
+        texts: dict[str, dict[str, Member]] = {suffix: {} for suffix in self._text_suffixes if suffix}
         images: dict[str, list[Member]] = {}
         for member in members:
             key, suffix = _split(member.name)
             if is_hidden(member.name.removeprefix("./")):
                 self._left_out[HIDDEN] += 1
-            elif f".{suffix}" == text:
-                texts[key] = member
+            elif suffix in texts:
+                texts[suffix][key] = member
             elif suffix == self._wanted if self._wanted else f".{suffix}".endswith(self._suffixes):
                 images.setdefault(key, []).append(member)
             else:
@@ -101,8 +102,9 @@ class TarImages(Source):
                 there = ", ".join(sorted({_split(member.name)[1] for member in found}))
                 raise RequestError("data.image_column", f"say which image of a sample is meant; {key!r} has: {there}")
             for member in found:
-                if key in texts:
-                    self._texts[len(self._members)] = texts[key]
+                for taken, text in zip(self._texts, self._text_suffixes, strict=True):
+                    if text and key in texts[text]:
+                        taken[len(self._members)] = texts[text][key]
                 self._members.append(member)
 
     def _require_images(self) -> None:
@@ -111,9 +113,15 @@ class TarImages(Source):
             there = ", ".join(f"{count} {name}" for name, count in self._left_out.most_common(5)) or "nothing"
             key = "data.image_column" if self._wanted else "data.source"
             raise RequestError(key, f"no {what} in the tars, such as {self.files.where(0)}; there are: {there}")
-        if self.caption_key and not self._texts:
-            kind = "txt" if self.caption_key == TEXT_FILES else "json"
-            raise RequestError("data.captions", f"no image in {self.files.where(0)} has a .{kind} of its name")
+        for key, suffix, texts in zip(KEYS, self._text_suffixes, self._texts, strict=True):
+            if suffix and not texts:
+                raise RequestError(key, f"no image in {self.files.where(0)} has a .{suffix} of its name")
+
+    @property
+    def _text_suffixes(self) -> list[str | None]:
+        """What the files of captions and of negative ones end in; None where none are asked for."""
+        asked = zip(self.caption_keys, SUFFIXES, strict=True)
+        return [suffix if key == TEXT_FILES else "json" if key else None for key, suffix in asked]
 
     def __len__(self) -> int:
         return len(self._members)
@@ -130,20 +138,21 @@ class TarImages(Source):
             return self.reading.of_bytes(content)
         return centre_square(read_rgb(io.BytesIO(content)), size)
 
-    def captions(self, indices: Sequence[int]) -> list[str | None]:
-        return [self._caption(index) for index in indices]
+    def captions(self, indices: Sequence[int], negative: bool = False) -> list[str | None]:
+        return [self._caption(index, negative) for index in indices]
 
-    def _caption(self, index: int) -> str | None:
-        if index not in self._texts:
+    def _caption(self, index: int, negative: bool) -> str | None:
+        texts, wanted = self._texts[negative], self.caption_keys[negative]
+        if index not in texts:
             return None
-        text = words(self._read(index, self._texts[index]))
-        if self.caption_key == TEXT_FILES:
+        text = words(self._read(index, texts[index]))
+        if wanted == TEXT_FILES:
             return text
         try:
             found = json.loads(text)
         except ValueError:
             return None
-        caption = found.get(self.caption_key) if isinstance(found, Mapping) else None
+        caption = found.get(wanted) if isinstance(found, Mapping) else None
         return None if caption is None else str(caption)
 
     def _read(self, index: int, member: Member) -> bytes:

@@ -36,8 +36,8 @@ class Window(Source):
     def load_batch(self, indices: Sequence[int], size: int) -> list[Image | ImageError]:
         return self.source.load_batch([index + self.offset for index in indices], size)
 
-    def captions(self, indices: Sequence[int]) -> list[str | None]:
-        return self.source.captions([index + self.offset for index in indices])
+    def captions(self, indices: Sequence[int], negative: bool = False) -> list[str | None]:
+        return self.source.captions([index + self.offset for index in indices], negative)
 
     def left_out(self) -> dict[str, int]:
         return self.source.left_out()

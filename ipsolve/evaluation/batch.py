@@ -16,6 +16,7 @@ from ipsolve.requests.secrets import redact
 from ipsolve.runs.cells import Cell
 
 Array = NDArray[Any]
+_WORDS = ("captions", "negative_captions")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Batch:
         errors: why the others are not here, by image id.
         captions: the words that images come with, by image id; one that has none is absent, and so are all where none
             are asked for (``data.captions``). They are told to the prior.
+        negative_captions: likewise what images are not to show (``data.negative_captions``).
     """
 
     cell: Cell
@@ -36,13 +38,14 @@ class Batch:
     images: Array = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     errors: Mapping[str, str] = field(default_factory=dict)
     captions: Mapping[str, str] = field(default_factory=dict)
+    negative_captions: Mapping[str, str] = field(default_factory=dict)
 
     def to_row(self) -> dict[str, Any]:
         """Return the batch as a row of Ray Data. All but the pixels travels as JSON, or lists would become tensors."""
         cell = [self.cell.task, self.cell.solver, self.cell.seed, self.cell.hash]
         kind = {"dtype": self.images.dtype.str, "shape": list(self.images.shape)}
         about = {"cell": cell, "image_ids": list(self.image_ids), "errors": dict(self.errors), **kind}
-        about |= {"captions": dict(self.captions)} if self.captions else {}
+        about |= {name: dict(getattr(self, name)) for name in _WORDS if getattr(self, name)}
         return {"batch": json.dumps(about), "images": self.images.tobytes()}
 
     @classmethod
@@ -50,26 +53,31 @@ class Batch:
         """Return the batch that :meth:`to_row` made into a row."""
         about = json.loads(row["batch"])
         images = np.frombuffer(row["images"], np.dtype(about["dtype"])).reshape(about["shape"])
-        return cls(Cell(*about["cell"]), tuple(about["image_ids"]), images, about["errors"], about.get("captions", {}))
+        words = {name: about.get(name, {}) for name in _WORDS}
+        return cls(Cell(*about["cell"]), tuple(about["image_ids"]), images, about["errors"], **words)
 
     def select(self, rows: Sequence[int]) -> Batch:
         """Return some of the images that are here."""
         images = self.images[list(rows)] if len(self.images) else self.images
         ids = tuple(self.image_ids[i] for i in rows)
-        captions = {name: self.captions[name] for name in ids if name in self.captions}
-        return replace(self, image_ids=ids, images=images, errors={}, captions=captions)
+        kept = [
+            {name: given[name] for name in ids if name in given} for given in (self.captions, self.negative_captions)
+        ]
+        return replace(self, image_ids=ids, images=images, errors={}, captions=kept[0], negative_captions=kept[1])
 
 
-def image_digest(image: Array, caption: str | None = None) -> str:
+def image_digest(image: Array, caption: str | None = None, negative: str | None = None) -> str:
     """Return sha256, 64 hexadecimal digits, of the numbers of an image as they were read, their type and shape.
 
     Args:
-        caption: the words that it comes with, which are in the digest too.
+        caption, negative: the words that it comes with, which are in the digest too.
     """
     state = hashlib.sha256(f"{image.dtype.str}{list(image.shape)}".encode())
     state.update(np.ascontiguousarray(image).data)
     if caption is not None:
         state.update(caption.encode())
+    if negative is not None:
+        state.update(b"\0negative\0" + negative.encode())
     return state.hexdigest()
 
 

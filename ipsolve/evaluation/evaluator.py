@@ -151,15 +151,21 @@ class Evaluator:
                 faults[i] = ("score", found)
             else:
                 name = batch.image_ids[i]
-                own = {"image": pictures[i], "digest": image_digest(batch.images[i], batch.captions.get(name))}
+                words = (batch.captions.get(name), batch.negative_captions.get(name))
+                own = {"image": pictures[i], "digest": image_digest(batch.images[i], *words)}
                 rows.append({"image_id": name, **own, **found})
         schema = reference_schema(self._feature_columns())
         return Outcome(pa.Table.from_pylist(rows, schema=schema), self._failures(batch, faults), notes)
 
     def _prior(self, batch: Batch, names: Sequence[str]) -> Prior:
         """Return the prior of some images, which is told the words that they come with, if there are any."""
-        words = tuple(batch.captions.get(name) for name in names)
-        return self.prior.conditioned(Context(prompt=words)) if any(word is not None for word in words) else self.prior
+        words, against = (
+            tuple(given.get(name) for name in names) if not given.keys().isdisjoint(names) else None
+            for given in (batch.captions, batch.negative_captions)
+        )
+        if words is None and against is None:
+            return self.prior
+        return self.prior.conditioned(Context(prompt=words, negative_prompt=against))
 
     def _truth(self, batch: Batch, images: Sequence[int]) -> Tensor:
         # called where faults are isolated: a full device refuses a copy as well

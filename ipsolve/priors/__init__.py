@@ -6,9 +6,11 @@ from ipsolve.priors.mixtures.fitted_mixture import FittedMixtureSpec
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior, MixtureSpec
 from ipsolve.priors.networks.consistency import ConsistencySpec
+from ipsolve.priors.networks.flux import FluxPrior, FluxSpec
 from ipsolve.priors.networks.latent import LatentPrior, LatentSpec
 from ipsolve.priors.networks.pixel import PixelPrior, PixelSpec
-from ipsolve.priors.networks.stable_diffusion import StableDiffusionSpec, TextPrior
+from ipsolve.priors.networks.stable_diffusion import StableDiffusionSpec
+from ipsolve.priors.networks.text_prior import PromptedPrior, TextPrior
 from ipsolve.priors.networks.unet import Execution
 from ipsolve.priors.schedules import DiscreteSchedule, Edm, FlowMatching, Level, Schedule, cosine, linear, scaled_linear
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary, load_prior, prior_spec, prior_summary
@@ -22,6 +24,8 @@ __all__ = [
     "Execution",
     "FittedMixtureSpec",
     "FlowMatching",
+    "FluxPrior",
+    "FluxSpec",
     "GaussianMixture",
     "LatentPrior",
     "LatentSpec",
@@ -34,6 +38,7 @@ __all__ = [
     "Prior",
     "PriorSpec",
     "PriorSummary",
+    "PromptedPrior",
     "Schedule",
     "StableDiffusionSpec",
     "TextPrior",

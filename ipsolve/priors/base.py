@@ -27,7 +27,8 @@ class Prior(ABC):
     One call of ``denoise`` is one call, also where guidance by a text makes it two rows of the network for each image.
 
     Attributes:
-        abilities: traits beyond the kind of its states: ``adaptable``, ``text``, ``flow``.
+        abilities: traits beyond the kind of its states: ``adaptable``, ``text``, ``negative_text``, ``flow``,
+            ``learned_variance``.
     """
 
     name: str
@@ -40,6 +41,17 @@ class Prior(ABC):
     @abstractmethod
     def denoise(self, x_t: Tensor, t: Level) -> Tensor:
         """Return E[x_0 | x_t], (B, *latent_shape) -> (B, *latent_shape)."""
+
+    def denoise_with_variance(self, x_t: Tensor, t: Level) -> tuple[Tensor, Tensor]:
+        """Return E[x_0 | x_t] and, of the same call, where the variance of a step from t lies: both (B, *latent_shape).
+
+        It is v of Nichol & Dhariwal 2021 (arXiv 2102.09672, eq. 15), 0 for the smallest of a step's variances and 1 for
+        the largest, without a graph.
+
+        Raises:
+            TypeError: a prior that is not ``learned_variance``.
+        """
+        raise TypeError(f"prior {self.name} has not learned the variance of its steps")
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the state of images, (B, *image_shape) -> (B, *latent_shape)."""
@@ -146,6 +158,10 @@ class MeteredPrior(Prior):
 
     def denoise(self, x_t: Tensor, t: Level) -> Tensor:
         return self._count("denoiser", self.prior.denoise(x_t, t))
+
+    def denoise_with_variance(self, x_t: Tensor, t: Level) -> tuple[Tensor, Tensor]:
+        x_0, v = self.prior.denoise_with_variance(x_t, t)
+        return self._count("denoiser", x_0), v
 
     def encode(self, x: Tensor) -> Tensor:
         return self._count("encoder", self.prior.encode(x)) if self.latent else x

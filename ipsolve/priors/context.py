@@ -14,12 +14,12 @@ class Context:
 
     Attributes:
         prompt: what they show; None in the place of a text is the one that the prior has.
-        negative_prompt: what guidance leads away from; None is the one that the prior has.
+        negative_prompt: what guidance leads away from; None in the place of a text likewise.
         label: class indices, int64.
     """
 
     prompt: tuple[str | None, ...] | None = None
-    negative_prompt: tuple[str, ...] | None = None
+    negative_prompt: tuple[str | None, ...] | None = None
     label: Tensor | None = None
 
     def __str__(self) -> str:

@@ -16,9 +16,11 @@ NEEDS = {
     "pixel": "needs a pixel prior",
     "image": "is for images (rgb, gray, complex), and the prior is of other signals",
     "text": "needs a prior that takes text",
+    "negative_text": "needs a prior that takes a negative text",
     "flow": "needs a flow prior",
     "consistency": "needs a consistency prior, which maps a state to an image in one call",
     "bridge": "needs a bridge as its prior",
+    "learned_variance": "needs a prior that has learned the variance of its steps; allowed: variance fixed",
     "adaptable": "needs a prior whose weights can be adapted to an image",
 }
 

@@ -59,11 +59,7 @@ class Experiment:
         height, width = self.prior_summary.image_shape[-2:]
         if self.signal.kind == "rgb" and height != width:
             raise RequestError("prior", f"images must be square, this prior's are {height} x {width}")
-        if self.config.data.get("captions") is not None and "text" not in self.prior_summary.traits:
-            raise RequestError(
-                "data.captions",
-                f"prior {self.prior.name} cannot be told a text; allowed: null, or prior stable_diffusion",
-            )
+        self._check_captions()
         if (schedule := self.prior_summary.schedule) is not None:
             for solver in self.solvers:
                 at(f"solvers.{solver}", self.solvers[solver].check_schedule, schedule)
@@ -81,6 +77,24 @@ class Experiment:
         for name, distance in asked.here.sets.items():
             at(f"metrics: {name}", asked.here.features[distance.features].check, self.prior_summary.image_shape)
         self.prior.check()
+
+    def _check_captions(self) -> None:
+        """Raise RequestError where the prior cannot be told the words that are asked for, or would not listen."""
+        asked = {key for key in ("captions", "negative_captions") if self.config.data.get(key) is not None}
+        for key, trait, others in (
+            ("captions", "text", "stable_diffusion or flux"),
+            ("negative_captions", "negative_text", "stable_diffusion"),
+        ):
+            if key in asked and trait not in self.prior_summary.traits:
+                kind = trait.replace("_", " ")
+                raise RequestError(
+                    f"data.{key}", f"prior {self.prior.name} cannot be told a {kind}; allowed: null, or prior {others}"
+                )
+        if "negative_captions" in asked and getattr(self.prior, "guidance_scale", None) == 1:
+            raise RequestError(
+                "data.negative_captions",
+                "nothing is led away from where prior.guidance_scale is 1; allowed: null, or another guidance_scale",
+            )
 
     @property
     def signal(self) -> Signal:

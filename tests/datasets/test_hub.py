@@ -168,6 +168,34 @@ def test_text_files_beside_images_are_their_captions(tmp_path: Path) -> None:
         None, "a red square", None, None, None]  # fmt: skip
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["loaded", "streamed"])
+def test_negative_captions_are_a_column_of_their_own(tmp_path: Path, streaming: bool) -> None:
+    folder = parquet(tmp_path / "set")
+    request = {"source": f"hf:{folder}:test", "streaming": streaming, "negative_captions": "text"}
+    source = pickle.loads(pickle.dumps(open_source(request)))
+    assert (source.captions([1]), source.captions([1], negative=True)) == ([None], ["words 1"])
+    both = open_source(request | {"captions": "text"})
+    assert both.captions([2]) == both.captions([2], negative=True) == ["words 2"]
+    with pytest.raises(RequestError, match=r"data\.negative_captions: no column 'words' in .*: image, text"):
+        open_source(request | {"negative_captions": "words"})
+
+
+def test_negative_captions_beside_images(tmp_path: Path) -> None:
+    folder = imagefolder(tmp_path / "set")
+    with pytest.raises(RequestError, match=r"data\.negative_captions: none of the .* has a \.negative\.txt beside it"):
+        open_source({"source": str(folder), "negative_captions": "txt"})
+    with pytest.raises(RequestError, match=r"data\.negative_captions: no 'not' of these .* keys: file_name, text"):
+        open_source({"source": str(folder), "negative_captions": "not"})
+    (folder / "test/a/2.negative.txt").write_text("blur")
+    texts = open_source({"source": str(folder), "captions": "text", "negative_captions": "txt"})
+    assert texts.captions([0, 1]) == ["words 0", "words 2"]
+    assert texts.captions([0, 1], negative=True) == [None, "blur"]
+    for source, kind in (("portraits:test", "portraits"), (str(folder), "tiles")):
+        request = {"source": source, "negative_captions": "txt"} | ({"tile": 8} if kind == "tiles" else {})
+        with pytest.raises(RequestError, match=rf"data\.negative_captions: has no meaning for {kind}"):
+            open_source(request)
+
+
 @pytest.mark.parametrize("line", ["{", "3", '{"file_name": "a/0.png"'])
 def test_a_table_that_is_none_is_one_line(tmp_path: Path, line: str) -> None:
     folder = imagefolder(tmp_path / "set")

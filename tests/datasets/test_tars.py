@@ -55,6 +55,25 @@ def test_captions_of_a_sample_are_its_text_or_a_key_of_its_json(shards: Path) ->
     assert keys.captions([3, 0]) == ["number 3", "number 0"]
 
 
+def test_negative_captions_of_a_sample_are_a_text_or_a_key_of_its_own(tmp_path: Path) -> None:
+    for name, words in (("a", "blur"), ("b", None)):
+        members = {f"{name}/0.png": png(0), f"{name}/0.txt": b"a face"}
+        members |= {f"{name}/0.json": b'{"caption": "mine", "not": "noise"}'}
+        members |= {} if words is None else {f"{name}/0.negative.txt": words.encode()}
+        write(tmp_path / f"{name}.tar", members)
+    request = {"source": str(tmp_path), "captions": "txt", "negative_captions": "txt"}
+    texts = pickle.loads(pickle.dumps(open_source(request)))
+    assert texts.captions([0, 1]) == ["a face", "a face"]
+    assert texts.captions([0, 1], negative=True) == ["blur", None]
+    assert texts.left_out() == {".json": 2}
+    keys = open_source({"source": str(tmp_path), "captions": "caption", "negative_captions": "not"})
+    assert (keys.captions([1]), keys.captions([1], negative=True)) == (["mine"], ["noise"])
+    with pytest.raises(
+        RequestError, match=r"data\.negative_captions: no image in .* has a \.negative\.txt of its name"
+    ):
+        open_source({"source": str(tmp_path / "b.tar"), "negative_captions": "txt"})
+
+
 def test_a_store_gives_the_same_and_only_the_members_asked_for_are_read(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

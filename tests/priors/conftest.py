@@ -31,7 +31,7 @@ def portraits_float64() -> LatentPrior:
     return load_prior(BUILTIN, precision="float64")
 
 
-def small_unet(channels: int = 3, out_channels: int | None = None, sample_size: int = 8) -> UNet2DModel:
+def small_unet(channels: int = 3, out_channels: int | None = None, sample_size: int = 8, **config: Any) -> UNet2DModel:
     return UNet2DModel(
         sample_size=sample_size,
         in_channels=channels,
@@ -41,6 +41,7 @@ def small_unet(channels: int = 3, out_channels: int | None = None, sample_size: 
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
         norm_num_groups=4,
+        **config,
     )
 
 

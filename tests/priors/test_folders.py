@@ -17,11 +17,13 @@ from ipsolve.priors import (
     Level,
     MeteredPrior,
     load_prior,
+    prior_spec,
     prior_summary,
     scaled_linear,
 )
 from ipsolve.priors.base import COUNTED
 from ipsolve.priors.networks.autoencoders import nearest_code
+from ipsolve.requests.errors import RequestError
 from tests.priors.conftest import BUILTIN, WEIGHTS, edit, small_kl, small_unet, small_vq
 
 Make = Callable[..., Path]
@@ -134,7 +136,8 @@ def test_pixel_prior(make_folder: Make) -> None:
     assert torch.allclose(prior.denoise(x_t, t), (x_t - t.sigma * eps) / t.alpha, atol=1e-5)
     assert prior.encode(x_t) is x_t
     assert prior.decode(x_t) is x_t
-    assert prior_summary({"prior": "pixel", "path": str(folder)}) == ((3, 8, 8), False, {"adaptable"}, prior.schedule)
+    able = {"adaptable", "learned_variance"}
+    assert prior_summary({"prior": "pixel", "path": str(folder)}) == ((3, 8, 8), False, able, prior.schedule)
 
 
 def test_pixel_prior_on_patches(make_folder: Make) -> None:
@@ -249,3 +252,32 @@ def test_loading_is_silent() -> None:
     code = f"from ipsolve.priors import load_prior; load_prior({BUILTIN!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_latent_prior_of_a_class(make_folder: Make) -> None:
+    """A class-conditional network is told its class; one is required, and refused where there are none."""
+    told = small_unet(num_class_embeds=4)
+    folder = make_folder(unet=told, vae=small_kl())
+    request = {"prior": "latent", "path": str(folder)}
+    x, time = torch.randn(2, 3, 8, 8), 300
+    for label in (0, 3):
+        prior_spec(request | {"label": label}).check()
+        prior = load_prior(request | {"label": label})
+        t = prior.schedule.level(time)
+        with torch.no_grad():
+            eps = told(x, time, class_labels=torch.tensor([label] * 2)).sample
+        torch.testing.assert_close((x - t.alpha * prior.denoise(x, t)) / t.sigma, eps, rtol=1e-4, atol=1e-4)
+        adapted = prior.adapted()
+        torch.testing.assert_close(adapted.denoise(x, t), prior.denoise(x, t))
+    prints = {prior_spec(request | {"label": label}).fingerprint() for label in (0, 1)}
+    assert len(prints) == 2
+    for wrong, line in (
+        ({}, r"prior\.label: is required, .* is class-conditional; allowed: 0 to 3"),
+        ({"label": 4}, r"prior\.label: must be one of the 4 classes, 0 to 3 \(got 4\)"),
+        ({"label": "cat"}, r"prior\.label"),
+    ):
+        for act in ("check", "load"):
+            with pytest.raises(RequestError, match=line):
+                getattr(prior_spec(request | wrong), act)()
+    with pytest.raises(RequestError, match=r"prior\.label: .* is not class-conditional; leave label out"):
+        prior_spec({**BUILTIN, "label": 0}).check()

@@ -116,6 +116,25 @@ def test_images_have_prompts_of_their_own(saved: Any, kind: str) -> None:
         prior.conditioned(Context(label=torch.zeros(3, dtype=torch.int64)))
 
 
+@pytest.mark.parametrize("kind", ["1", "xl"])
+@pytest.mark.parametrize("own", [None, "dark"])
+def test_images_have_negative_prompts_of_their_own(saved: Any, kind: str, own: str | None) -> None:
+    """None is the one of the prior, which for SDXL may be the embedding 0 and not a text."""
+    prior = prior_of(saved[kind][0], guidance_scale=4.0, prompt=PROMPT, negative_prompt=own)
+    negatives = (None, "noisy", "")
+    t, x = prior.schedule.level(400), torch.randn(3, 4, 8, 8)
+    told = prior.conditioned(Context(negative_prompt=negatives))
+    together = told.denoise(x, t)
+    for row, negative in enumerate(negatives):
+        asked = own if negative is None else negative
+        alone = prior_of(saved[kind][0], guidance_scale=4.0, prompt=PROMPT, negative_prompt=asked)
+        torch.testing.assert_close(together[row : row + 1], alone.denoise(x[row : row + 1], t), rtol=1e-5, atol=1e-4)
+    rows = torch.tensor([2, 0])
+    torch.testing.assert_close(told.select(rows).denoise(x[rows], t), together[rows], rtol=1e-5, atol=1e-4)
+    unchanged = prior.conditioned(Context(negative_prompt=(None, None, None)))
+    torch.testing.assert_close(unchanged.denoise(x, t), prior.denoise(x, t), rtol=1e-5, atol=1e-4)
+
+
 def test_a_guided_call_is_one_call(saved: Any) -> None:
     """Whatever rows it takes: so is the cost of a solver, which does not know of guidance."""
     prior = MeteredPrior(prior_of(saved["1"][0], guidance_scale=7.5), 3)
@@ -196,7 +215,7 @@ def lose(component: str, name: str) -> Callable[[Path], None]:
 
 def transformer_instead(folder: Path) -> None:
     (folder / "unet").rename(folder / "transformer")
-    edit(folder / "transformer" / "config.json", _class_name="SD3Transformer2DModel")
+    edit(folder / "transformer" / "config.json", _class_name="PixArtTransformer2DModel")
 
 
 def state(file: str, **changes: Any) -> Callable[[Path], None]:
@@ -230,7 +249,7 @@ def state(file: str, **changes: Any) -> Callable[[Path], None]:
         (state("unet/config.json", time_cond_proj_dim=8), "time_cond_proj_dim is 8: conditions beside a text"),
         (state("unet/config.json", addition_embed_type="text_time"), r"'text_time' with 1 text encoder\(s\)"),
         (state("unet/config.json", in_channels=9), "out_channels is 4; allowed: 9 or 18"),
-        (transformer_instead, r"has a transformer \(SD3Transformer2DModel\); supported: a unet"),
+        (transformer_instead, r"has a transformer \(PixArtTransformer2DModel\); supported: a unet"),
     ],
 )
 def test_a_damaged_folder_is_one_clear_line(folder: Path, damage: Callable[[Path], None], line: str) -> None:

@@ -30,9 +30,19 @@ def test_a_batch_has_the_captions_of_the_images_that_are_in_it(tmp_path: Path) -
     assert batch.select([1, 2]).captions == {"3.png": "words 3"}
 
 
+def test_negative_captions_go_the_same_way(tmp_path: Path) -> None:
+    for i in (1, 2, 3):
+        (folder(tmp_path) / f"{i}.negative.txt").write_text(f"no {i}")
+    source = open_source({"source": str(tmp_path), "captions": "txt", "negative_captions": "txt", "offset": 1})
+    batch = Batch.of_row(load(source, CELL, [0, 1, 2], 8).to_row())
+    assert batch.captions == {"3.png": "words 3"}
+    assert batch.negative_captions == {"1.png": "no 1", "3.png": "no 3"}
+    assert batch.select([0]).negative_captions == {"1.png": "no 1"}
+
+
 def test_without_captions_a_batch_is_what_it_was(tmp_path: Path) -> None:
     batch = load(open_source(str(folder(tmp_path))), CELL, [0, 1], 8)
-    assert batch.captions == {}
+    assert batch.captions == batch.negative_captions == {}
     assert "captions" not in str(batch.to_row()["batch"])
 
 

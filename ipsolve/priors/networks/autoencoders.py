@@ -69,8 +69,11 @@ def nearest_code(u: Tensor, codebook: Tensor, chunk: int = 8192) -> Tensor:
     return u + (quantized - u).detach()
 
 
-def image_shape(config: Config, latent_shape: Shape, where: str) -> Shape:
+def image_shape(config: Config, latent_shape: Shape, where: str, network: str = "unet") -> Shape:
     """Return the image shape (C, H, W) that an autoencoder decodes latents of ``latent_shape`` to.
+
+    Args:
+        network: which component takes the latents, in the words of an error.
 
     Raises:
         RequestError: the autoencoder has another number of latent channels than the UNet, or decodes to another size
@@ -78,7 +81,7 @@ def image_shape(config: Config, latent_shape: Shape, where: str) -> Shape:
     """
     channels = int(setting(config, "vq_embed_dim") or setting(config, "latent_channels"))
     if channels != latent_shape[0]:
-        raise RequestError(f"{where} has {channels} latent channels, unet takes {latent_shape[0]} (in_channels)")
+        raise RequestError(f"{where} has {channels} latent channels, {network} takes {latent_shape[0]} (in_channels)")
     halvings = len(setting(config, "encoder_block_out_channels") or setting(config, "block_out_channels")) - 1
     factor = 2**halvings
     if upsampling := setting(config, "upsampling_scaling_factor"):  # AutoencoderTiny, whose halves may differ

@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ipsolve.priors.base import Shape
 from ipsolve.priors.networks.autoencoders import (
     AUTOENCODERS,
     autoencoder_component,
@@ -29,6 +30,7 @@ from ipsolve.priors.networks.diffusers_folder import (
     resolve,
 )
 from ipsolve.priors.networks.hub import PriorPath
+from ipsolve.priors.networks.own import UNETS
 from ipsolve.priors.networks.prediction import Prediction
 from ipsolve.priors.networks.summaries import summary_of
 from ipsolve.priors.networks.unet import (
@@ -40,6 +42,7 @@ from ipsolve.priors.networks.unet import (
     load_unet,
     state_shape,
     unet_state_shape,
+    variance_of,
 )
 from ipsolve.priors.schedules import Schedule
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary
@@ -58,6 +61,7 @@ class LatentPrior(UNetPrior):
         scaling_factor: the factor the UNet was trained with. None takes that of the configuration for AutoencoderKL,
             and for VQModel too unless it is the class default 0.18215, which stands for 1.
         quantize: whether ``decode`` of a VQModel quantises.
+        latent_shape: (C, H, W); None takes it from the configuration of the UNet.
     """
 
     name = "latent"
@@ -73,11 +77,12 @@ class LatentPrior(UNetPrior):
         *,
         scaling_factor: float | None = None,
         quantize: bool = True,
+        latent_shape: Shape | None = None,
     ) -> None:
         super().__init__(unet, schedule, prediction, execution)
         self.autoencoder: Any = execution.place(autoencoder)
         config: Config = {**self.autoencoder.config, "_class_name": type(autoencoder).__name__}
-        self.latent_shape = state_shape(dict(unet.config), "unet")
+        self.latent_shape = state_shape(dict(unet.config), "unet") if latent_shape is None else latent_shape
         self.image_shape = image_shape(config, self.latent_shape, "autoencoder")
         self.quantize = quantize and quantises(autoencoder)
         self.scaling_factor = factor_of(config) if scaling_factor is None else scaling_factor
@@ -109,6 +114,7 @@ class LatentSpec(PriorSpec):
 
     Args:
         path: the folder, ``hf:ORG/NAME`` or ``builtin:NAME``. Weights are safetensors only.
+        label: the class of a class-conditional network, for all images; None for others.
         variant: which of several weights of a network are read, such as ``fp16`` or ``non_ema``.
         scaling_factor: the factor between encoder and UNet; None: see :class:`LatentPrior`.
         quantize: whether ``decode`` of a VQModel quantises, as the CompVis code does.
@@ -118,6 +124,7 @@ class LatentSpec(PriorSpec):
 
     name: ClassVar[str] = "latent"
     path: PriorPath
+    label: Annotated[int, Field(ge=0)] | None = None
     variant: str | None = None
     scaling_factor: Annotated[float, Field(gt=0)] | None = None
     quantize: bool = True
@@ -129,17 +136,18 @@ class LatentSpec(PriorSpec):
         component = autoencoder_component(folder)
         config = network_config(folder, component, AUTOENCODERS)
         shape = image_shape(config, unet_state_shape(folder), f"prior.path: {folder / component}")
-        return summary_of(folder, shape, latent=True)
+        return summary_of(folder, shape, latent=True, abilities=variance_of(network_config(folder, "unet", UNETS)))
 
     def fingerprint(self) -> str:
         folder = resolve(self.path, self.variant)
         files = fingerprint(folder, (autoencoder_component(folder), "unet", "scheduler"), self.variant)
-        return hashlib.sha256(f"{files} {self.scaling_factor} {self.quantize}".encode()).hexdigest()
+        chosen = "" if self.label is None else f" label {self.label}"
+        return hashlib.sha256(f"{files} {self.scaling_factor} {self.quantize}{chosen}".encode()).hexdigest()
 
     def check(self) -> None:
         self.summary()
         folder = resolve(self.path, self.variant)
-        check_unet(folder, self.variant)
+        check_unet(folder, self.variant, label=self.label)
         check_autoencoder(folder, autoencoder_component(folder), unet_state_shape(folder), self.variant)
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> LatentPrior:
@@ -148,7 +156,7 @@ class LatentSpec(PriorSpec):
         execution = Execution(device, precision, self.compile, self.channels_last)
         component = autoencoder_component(folder)
         autoencoder = load_network(folder, component, AUTOENCODERS, execution.dtype, self.variant)
-        unet, schedule, prediction = load_unet(folder, execution.dtype, self.variant)
+        unet, schedule, prediction = load_unet(folder, execution.dtype, self.variant, label=self.label)
         return LatentPrior(
             unet,
             autoencoder,

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ipsolve.priors.base import Shape
-from ipsolve.priors.networks.diffusers_folder import fingerprint, resolve
+from ipsolve.priors.networks.diffusers_folder import fingerprint, network_config, resolve
 from ipsolve.priors.networks.hub import PriorPath
+from ipsolve.priors.networks.own import UNETS
 from ipsolve.priors.networks.prediction import Prediction
 from ipsolve.priors.networks.summaries import summary_of
 from ipsolve.priors.networks.unet import (
@@ -26,6 +27,7 @@ from ipsolve.priors.networks.unet import (
     load_unet,
     state_shape,
     unet_state_shape,
+    variance_of,
 )
 from ipsolve.priors.schedules import Level, Schedule
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary
@@ -56,6 +58,12 @@ class PixelPrior(UNetPrior):
         if self.patch_size == 1:
             return super().denoise(x_t, t)
         return pixel_shuffle(super().denoise(pixel_unshuffle(x_t, self.patch_size), t), self.patch_size)
+
+    def denoise_with_variance(self, x_t: Tensor, t: Level) -> tuple[Tensor, Tensor]:
+        if self.patch_size == 1:
+            return super().denoise_with_variance(x_t, t)
+        x_0, v = super().denoise_with_variance(pixel_unshuffle(x_t, self.patch_size), t)
+        return pixel_shuffle(x_0, self.patch_size), pixel_shuffle(v, self.patch_size)
 
 
 def patch_size(state: Shape) -> int:
@@ -98,7 +106,7 @@ class PixelSpec(PriorSpec):
     def summary(self) -> PriorSummary:
         folder = resolve(self.path, self.variant)
         shape = images_of_patches(unet_state_shape(folder))
-        return summary_of(folder, shape, latent=False)
+        return summary_of(folder, shape, latent=False, abilities=variance_of(network_config(folder, "unet", UNETS)))
 
     def fingerprint(self) -> str:
         files = fingerprint(resolve(self.path, self.variant), ("unet", "scheduler"), self.variant)

@@ -48,8 +48,11 @@ class Reading(NamedTuple):
     prediction: Prediction
 
 
-def load_schedule(folder: Path) -> Reading:
+def load_schedule(folder: Path, tokens: int | None = None) -> Reading:
     """Return what the scheduler of a folder says.
+
+    Args:
+        tokens: patches of an image that a transformer reads, on which the shift of a flow may depend; None: not known.
 
     Raises:
         RequestError: a class, schedule or prediction type that is not supported, or a number out of its range.
@@ -63,7 +66,7 @@ def load_schedule(folder: Path) -> Reading:
     if str(name) not in SCHEDULERS:
         raise RequestError(f"{where}: _class_name {name!r}; allowed: {', '.join(sorted(SCHEDULERS))}")
     try:
-        return SCHEDULERS[name](config)
+        return SCHEDULERS[name](config if tokens is None else _of_length(config, tokens))
     except RequestError as error:
         raise RequestError(f"{where}: {error}") from None
 
@@ -76,6 +79,8 @@ def _discrete(config: Config) -> Reading:
     kind = str(setting(config, "prediction_type"))
     if kind not in PREDICTIONS:
         raise RequestError(f"prediction_type {kind!r}; allowed: {', '.join(PREDICTIONS)}")
+    if config.get("variance_type") == "learned":
+        raise RequestError("variance_type 'learned' is not supported; allowed: learned_range, or a fixed one")
     clean = setting(config, "set_alpha_to_one")
     if clean is None:
         clean = setting(config, "final_sigmas_type") != "sigma_min"
@@ -151,6 +156,29 @@ def _flow(config: Config, shift: str = "shift") -> Reading:
         raise RequestError("use_dynamic_shifting is not supported; state the shift of your image size")
     n = _number(config, "num_train_timesteps", 1, 1_000_000)
     return Reading(FlowMatching(_number(config, shift, 0, 1e3, ends=False)), Velocity(n))
+
+
+def _of_length(config: Config, tokens: int) -> Config:
+    """Return a flow's configuration with the shift of images of ``tokens`` patches in place of the rule for it.
+
+    mu is linear in the number of patches, and the shift is exp(mu), or mu where the file says so: the schedule of FLUX
+    (``calculate_shift`` and ``time_shift`` of diffusers: t -> exp(mu) / (exp(mu) + 1 / t - 1) is that of a shift).
+    """
+    if not config["_class_name"].startswith("FlowMatch") or not setting(config, "use_dynamic_shifting"):
+        return config
+    short, long = (_number(config, f"{key}_image_seq_len", 1, 1e9) for key in ("base", "max"))
+    low, high = (_number(config, f"{key}_shift", -100, 100) for key in ("base", "max"))
+    if short >= long:
+        raise RequestError(f"base_image_seq_len is {short:g}, max_image_seq_len {long:g}; it must be below")
+    mu = low + (high - low) * (tokens - short) / (long - short)
+    match setting(config, "time_shift_type"):
+        case "exponential":
+            shift = math.exp(mu)
+        case "linear":
+            shift = mu
+        case other:
+            raise RequestError(f"time_shift_type {other!r}; allowed: exponential, linear")
+    return {**config, "use_dynamic_shifting": False, "shift": shift}
 
 
 def _number(config: Config, key: str, low: float, high: float, ends: bool = True) -> float:

@@ -1,21 +1,21 @@
-"""Latent diffusion that is told a text: Stable Diffusion 1, 2 and XL (Rombach et al. 2022, Podell et al. 2023)."""
+"""Latent diffusion that is told a text: Stable Diffusion 1, 2, XL (Rombach et al. 2022, Podell et al. 2023) and 3."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
-from ipsolve.priors.context import Context
+from ipsolve.priors.base import Shape
+from ipsolve.priors.networks import sd3
 from ipsolve.priors.networks.autoencoders import AUTOENCODERS, check_autoencoder, image_shape
 from ipsolve.priors.networks.diffusers_folder import (
+    check_network,
     fingerprint,
     load_network,
     network_config,
@@ -24,95 +24,42 @@ from ipsolve.priors.networks.diffusers_folder import (
     setting,
 )
 from ipsolve.priors.networks.hub import PriorPath
-from ipsolve.priors.networks.latent import LatentPrior
+from ipsolve.priors.networks.schedulers import load_schedule
 from ipsolve.priors.networks.summaries import summary_of
-from ipsolve.priors.networks.text_encoders import Embedding, TextEncoder, Texts
-from ipsolve.priors.networks.unet import Execution, Precision, check_unet, load_unet, unet_state_shape
+from ipsolve.priors.networks.text_encoders import CLIP, PROJECTED, Combine, TextEncoder, Texts, for_unet
+from ipsolve.priors.networks.text_prior import TWO_TEXTS, Sd3Prior, TextPrior
+from ipsolve.priors.networks.unet import Execution, Precision, unet_state_shape
 from ipsolve.priors.spec import PRIORS, PriorSpec, PriorSummary
 from ipsolve.requests.errors import RequestError
 
 _UNET = ("UNet2DConditionModel",)
-_TEXT = frozenset({"text"})
 
 
-class TextPrior(LatentPrior):
-    """A latent prior whose denoiser is told a text, with classifier-free guidance.
+class _Layout(NamedTuple):
+    """Which network denoises in a folder, and what its prior is."""
 
-    The output of the network is out(negative) + g (out(prompt) - out(negative)) (Ho & Salimans 2022, arXiv 2207.12598):
-    g = 1 is the prior given the prompt and costs one row of the network for each image; any other g costs two, in one
-    call, and is no longer the posterior mean of a density.
+    component: str
+    allowed: tuple[str, ...]
+    prior: type[TextPrior]
 
-    Args:
-        texts: the encoders.
-        prompt, negative_prompt: of all images, until :meth:`conditioned`; a negative prompt of None is the empty text,
-            or for SDXL, where ``zero_negative``, the embedding 0.
-        guidance_scale: g.
-        the others: see :class:`LatentPrior`.
-    """
+    def state_shape(self, folder: Path) -> Shape:
+        return unet_state_shape(folder, self.allowed, self.component)
 
-    name = "stable_diffusion"
+    def tokens(self, folder: Path) -> int | None:
+        return sd3.tokens_of(folder) if self.component == sd3.COMPONENT else None
 
-    def __init__(
-        self,
-        *networks: Any,
-        texts: Texts,
-        prompt: str = "",
-        negative_prompt: str | None = None,
-        guidance_scale: float = 1.0,
-        zero_negative: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(*networks, **options)
-        self.abilities |= _TEXT
-        self.texts = texts
-        self.guidance_scale = guidance_scale
-        self.own_prompt = prompt
-        self.prompt = texts([prompt])
-        zero = negative_prompt is None and zero_negative
-        self.negative_prompt = self.prompt.zeros() if zero else texts([negative_prompt or ""])
-        height, width = self.image_shape[1:]
-        # SDXL is told the size of the original, the corner of the crop, and the size that it is to be
-        self._size = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.execution.dtype).to(
-            self.execution.device
-        )
-
-    def conditioned(self, context: Context) -> Self:
-        if context.label is not None:
-            raise TypeError(f"prior {self.name} cannot be told a label")
-        told = copy.copy(self)
-        if context.prompt is not None:
-            told.prompt = self.texts([self.own_prompt if text is None else text for text in context.prompt])
-        if context.negative_prompt is not None:
-            told.negative_prompt = self.texts(context.negative_prompt)
-        return told
-
-    def select(self, rows: Tensor) -> Self:
-        chosen = copy.copy(self)
-        chosen.prompt, chosen.negative_prompt = self.prompt.select(rows), self.negative_prompt.select(rows)
-        return chosen
-
-    def network(self, x: Tensor, time: Tensor) -> Tensor:
-        count, g = len(x), self.guidance_scale
-        if g in (0, 1):
-            return self._told(x, time, (self.prompt if g else self.negative_prompt).rows(count))
-        both = Embedding.together([self.negative_prompt.rows(count), self.prompt.rows(count)])
-        without, given = self._told(torch.cat([x, x]), torch.cat([time, time]), both).chunk(2)
-        return without + g * (given - without)
-
-    def _told(self, x: Tensor, time: Tensor, text: Embedding) -> Tensor:
-        options: dict[str, Any] = {}
-        if text.pooled is not None:
-            options["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": self._size.expand(len(x), -1)}
-        return self.unet(x, time, text.tokens, return_dict=False, **options)[0]  # type: ignore[no-any-return]
+    def combine(self, folder: Path) -> Combine:
+        return sd3.combine_of(folder) if self.component == sd3.COMPONENT else for_unet
 
 
 @PRIORS.register
 @dataclass(frozen=True, config={"extra": "forbid"})
 class StableDiffusionSpec(PriorSpec):
-    """A folder in the layout of Stable Diffusion 1, 2 or XL.
+    """A folder in the layout of Stable Diffusion 1, 2, XL or 3.
 
     That is ``vae/``, ``unet/`` (UNet2DConditionModel), ``scheduler/``, ``text_encoder/`` and ``tokenizer/``, of XL also
-    ``text_encoder_2/`` and ``tokenizer_2/``. It needs transformers: the extra ``text``.
+    ``text_encoder_2/`` and ``tokenizer_2/``; of 3 ``transformer/`` (SD3Transformer2DModel) in place of the UNet, and
+    ``text_encoder_3/`` (T5), which may be absent. It needs transformers: the extra ``text``.
 
     Args:
         path: the folder, or ``hf:ORG/NAME``.
@@ -136,42 +83,42 @@ class StableDiffusionSpec(PriorSpec):
     channels_last: bool = True
 
     def summary(self) -> PriorSummary:
-        folder = self._folder()
+        folder, layout = self._folder()
         config = network_config(folder, "vae", AUTOENCODERS)
-        shape = image_shape(config, unet_state_shape(folder, _UNET), f"prior.path: {folder / 'vae'}")
-        return summary_of(folder, shape, True, _TEXT)
+        state, where = layout.state_shape(folder), f"prior.path: {folder / 'vae'}"
+        shape = image_shape(config, state, where, layout.component)
+        return summary_of(folder, shape, True, TWO_TEXTS, layout.tokens(folder))
 
     def fingerprint(self) -> str:
-        folder = self._folder()
+        folder, layout = self._folder()
         components = [p.name for p in sorted(folder.glob("t*")) if p.name.startswith(("text_encoder", "tokenizer"))]
-        files = fingerprint(folder, ("vae", "unet", "scheduler", *components), self.variant)
+        files = fingerprint(folder, ("vae", layout.component, "scheduler", *components), self.variant)
         asked = (self.scaling_factor, self.prompt, self.negative_prompt, self.guidance_scale, _zero_negative(folder))
         return hashlib.sha256(f"{files} {asked}".encode()).hexdigest()
 
     def check(self) -> None:
         self.summary()
-        folder = self._folder()
-        encoders = self._encoders(folder)
-        _check_conditions(folder, encoders)
-        for encoder in encoders:
+        folder, layout = self._folder()
+        for encoder in self._encoders(folder, layout):
             encoder.check()
-        check_unet(folder, self.variant, _UNET)
-        check_autoencoder(folder, "vae", unet_state_shape(folder, _UNET), self.variant)
+        check_network(folder, layout.component, layout.allowed, self.variant)
+        check_autoencoder(folder, "vae", layout.state_shape(folder), self.variant)
 
     def load(self, device: torch.device | str = "cpu", precision: Precision = "float32") -> TextPrior:
         self.summary()
-        folder = self._folder()
-        encoders = self._encoders(folder)
-        _check_conditions(folder, encoders)
-        execution = Execution(device, precision, self.compile, self.channels_last)
-        texts = Texts(encoders, execution)
+        folder, layout = self._folder()
+        encoders = self._encoders(folder, layout)
+        lean = layout.component == sd3.COMPONENT
+        execution = Execution(device, precision, self.compile, self.channels_last, lean)
+        texts = Texts(encoders, execution, layout.combine(folder))
+        texts([self.prompt, self.negative_prompt or ""])
+        texts.release()  # until an image has a prompt of its own: of 3 they are as large as the denoiser
         autoencoder = load_network(folder, "vae", AUTOENCODERS, execution.dtype, self.variant)
-        unet, schedule, prediction = load_unet(folder, execution.dtype, self.variant, _UNET)
-        prior = TextPrior(
-            unet,
+        network = load_network(folder, layout.component, layout.allowed, execution.weights, self.variant)
+        return layout.prior(
+            network,
             autoencoder,
-            schedule,
-            prediction,
+            *load_schedule(folder, layout.tokens(folder)),
             execution,
             texts=texts,
             prompt=self.prompt,
@@ -180,23 +127,40 @@ class StableDiffusionSpec(PriorSpec):
             zero_negative=_zero_negative(folder),
             scaling_factor=self.scaling_factor,
         )
-        texts.release()  # until an image has a prompt of its own
-        return prior
 
-    def _folder(self) -> Path:
+    def _folder(self) -> tuple[Path, _Layout]:
         folder = resolve(self.path, self.variant)
-        if not (folder / "unet").is_dir() and (folder / "transformer").is_dir():
-            name = read_config(folder, "transformer").get("_class_name")
-            raise RequestError(f"prior.path: {folder} has a transformer ({name}); supported: a unet (Stable Diffusion)")
-        return folder
+        if (folder / "unet").is_dir() or not (folder / sd3.COMPONENT).is_dir():
+            return folder, _Layout("unet", _UNET, TextPrior)
+        name = read_config(folder, sd3.COMPONENT).get("_class_name")
+        if name == "FluxTransformer2DModel":
+            raise RequestError("prior.prior", f"{folder} is in the layout of FLUX; allowed: flux")
+        if name != sd3.CLASS:
+            raise RequestError(
+                f"prior.path: {folder} has a transformer ({name}); supported: a unet (Stable Diffusion 1, 2, XL), "
+                f"{sd3.CLASS} (3)"
+            )
+        return folder, _Layout(sd3.COMPONENT, (sd3.CLASS,), Sd3Prior)
 
-    def _encoders(self, folder: Path) -> list[TextEncoder]:
-        numbers = (1, 2) if (folder / "text_encoder_2").is_dir() else (1,)
-        encoders = [TextEncoder.of(folder, number, self.variant) for number in numbers]
+    def _encoders(self, folder: Path, layout: _Layout) -> list[TextEncoder]:
+        """Return the encoders; RequestError where the denoiser is not told what they say, or a text is too long."""
+        if layout.prior is Sd3Prior:
+            encoders, check = sd3.encoders_of(folder, self.variant), sd3.check_conditions
+        else:
+            encoders, check = _encoders_of(folder, self.variant), _check_conditions
         for encoder in encoders:
             encoder.check_length(self.prompt, "prior.prompt")
             encoder.check_length(self.negative_prompt or "", "prior.negative_prompt")
+        check(folder, encoders)
         return encoders
+
+
+def _encoders_of(folder: Path, variant: str | None) -> list[TextEncoder]:
+    first = TextEncoder.of(folder, 1, variant, (CLIP, PROJECTED))
+    if not (folder / "text_encoder_2").is_dir():
+        return [first]
+    # the projection of the second one of SDXL is told to the UNet too
+    return [first, TextEncoder.of(folder, 2, variant, (PROJECTED,))]
 
 
 def _check_conditions(folder: Path, encoders: Sequence[TextEncoder]) -> None:
@@ -224,7 +188,7 @@ def _check_conditions(folder: Path, encoders: Sequence[TextEncoder]) -> None:
 
 def _zero_negative(folder: Path) -> bool:
     """Return whether no negative prompt is the embedding 0: of SDXL, unless its pipeline says otherwise."""
-    if not (folder / "text_encoder_2").is_dir():
+    if not (folder / "text_encoder_2").is_dir() or not (folder / "unet").is_dir():
         return False
     index = read_config(folder, "", "model_index.json") if (folder / "model_index.json").is_file() else {}
     return bool(index.get("force_zeros_for_empty_prompt", True))

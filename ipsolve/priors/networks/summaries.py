@@ -11,7 +11,13 @@ from ipsolve.priors.spec import PriorSummary
 from ipsolve.requests.traits import Traits
 
 
-def summary_of(folder: Path, image_shape: Shape, latent: bool, abilities: Traits = frozenset()) -> PriorSummary:
-    """Return the summary of a folder's prior, (C, H, W) images; RequestError where its scheduler is not supported."""
-    schedule, prediction = load_schedule(folder)
+def summary_of(
+    folder: Path, image_shape: Shape, latent: bool, abilities: Traits = frozenset(), tokens: int | None = None
+) -> PriorSummary:
+    """Return the summary of a folder's prior, (C, H, W) images; RequestError where its scheduler is not supported.
+
+    Args:
+        tokens: see :func:`load_schedule`.
+    """
+    schedule, prediction = load_schedule(folder, tokens)
     return PriorSummary(image_shape, latent, abilities_of(prediction) | abilities, schedule)

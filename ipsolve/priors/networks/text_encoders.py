@@ -1,4 +1,4 @@
-"""Texts as a UNet of Stable Diffusion reads them: CLIP encoders of a folder, and what they make of a text.
+"""Texts as a denoiser reads them: the encoders of a folder, CLIP and T5, and what they make of a text.
 
 transformers, the extra ``text``, has tokenizers and encoders; weights are read as all others are, by
 :mod:`ipsolve.priors.networks.weight_files`.
@@ -6,7 +6,7 @@ transformers, the extra ``text``, has tokenizers and encoders; weights are read 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,15 +21,13 @@ from ipsolve.priors.networks.diffusers_folder import fill, load_weights, read_co
 from ipsolve.priors.networks.unet import Execution
 from ipsolve.requests.errors import RequestError
 
-# the second one of SDXL, whose projection the UNet is told too, has one
-_CLASSES = {"text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
-            "text_encoder_2": ("CLIPTextModelWithProjection",)}  # fmt: skip
+CLIP, PROJECTED, T5 = "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"
 MOST_KNOWN = 256  # embeddings that are kept: each image of a set may have words of its own
 _BASE = "text_model."  # before the names of some versions of transformers, and of published files
 
 
 class Embedding(NamedTuple):
-    """What n texts are to a UNet: ``tokens``, (n, length, width), and of SDXL also ``pooled``, (n, width)."""
+    """What n texts are to a denoiser: ``tokens``, (n, length, width), and but for SD 1 and 2 ``pooled``, (n, width)."""
 
     tokens: Tensor
     pooled: Tensor | None
@@ -54,32 +52,52 @@ class Embedding(NamedTuple):
         return Embedding(torch.zeros_like(self.tokens), None if self.pooled is None else torch.zeros_like(self.pooled))
 
 
+Combine = Callable[[Sequence[Any]], Embedding]  # from the outputs of the encoders
+
+
 @dataclass(frozen=True)
 class TextEncoder:
-    """A tokenizer, and the folder of its network."""
+    """A tokenizer, and the folder of its network.
+
+    Attributes:
+        allowed: the classes that the network may be of.
+        longest: tokens that a text is padded to.
+    """
 
     folder: Path
     component: str
     variant: str | None
     tokenizer: Any
+    allowed: tuple[str, ...]
+    longest: int
 
     @classmethod
-    def of(cls, folder: Path, number: int, variant: str | None) -> TextEncoder:
-        """Return encoder ``number`` (1 or 2) of a folder, its weights not loaded; RequestError where it has none."""
+    def of(
+        cls, folder: Path, number: int, variant: str | None, allowed: tuple[str, ...], longest: int | None = None
+    ) -> TextEncoder:
+        """Return encoder ``number`` (1, 2, ...) of a folder, its weights not loaded; RequestError where it has none.
+
+        Args:
+            longest: tokens that a text is padded to; None: what the tokenizer says.
+        """
         suffix = "" if number == 1 else f"_{number}"
         component, words = f"text_encoder{suffix}", f"tokenizer{suffix}"
         transformers = _transformers()
         read_config(folder, component)
         if not (folder / words / "tokenizer_config.json").is_file():
             raise RequestError(f"prior.path: {folder} has no {words}/tokenizer_config.json")
+        kind, tokenizers = ("T5", "T5TokenizerFast") if T5 in allowed else ("CLIP", "CLIPTokenizer")
         try:
-            tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / words, local_files_only=True)
+            tokenizer = getattr(transformers, tokenizers).from_pretrained(folder / words, local_files_only=True)
         except Exception as error:  # whatever its files happen to lack
             reason = " ".join(str(error).split())[:200]
-            raise RequestError(f"prior.path: {folder / words} is not a tokenizer of CLIP: {reason}") from None
-        encoder = cls(folder, component, variant, tokenizer)
-        if (longest := tokenizer.model_max_length) > (places := int(encoder.config.max_position_embeddings)):
-            raise RequestError(f"prior.path: {folder / words} gives {longest} tokens, {component} takes {places}")
+            raise RequestError(f"prior.path: {folder / words} is not a tokenizer of {kind}: {reason}") from None
+        encoder = cls(folder, component, variant, tokenizer, allowed, longest or tokenizer.model_max_length)
+        places = getattr(encoder.config, "max_position_embeddings", None)  # those of T5 are relative
+        if places is not None and encoder.longest > int(places):
+            raise RequestError(
+                f"prior.path: {folder / words} gives {encoder.longest} tokens, {component} takes {places}"
+            )
         return encoder
 
     @property
@@ -87,7 +105,7 @@ class TextEncoder:
         """The configuration of the network."""
         config = read_config(self.folder, self.component)
         config.pop("_name_or_path", None)
-        return _transformers().CLIPTextConfig(**config)
+        return getattr(_transformers(), "T5Config" if T5 in self.allowed else "CLIPTextConfig")(**config)
 
     @property
     def where(self) -> str:
@@ -102,9 +120,8 @@ class TextEncoder:
 
     def check_length(self, text: str, what: str) -> None:
         """Raise RequestError for a text that would be cut off; ``what`` it is, in the message."""
-        length, longest = len(self.tokenizer(text, verbose=False).input_ids), self.tokenizer.model_max_length
-        if length > longest:
-            raise RequestError(what, f"is {length} tokens long, {self.component} takes {longest}")
+        if (length := len(self.tokenizer(text, verbose=False).input_ids)) > self.longest:
+            raise RequestError(what, f"is {length} tokens long, {self.component} takes {self.longest}")
 
     def load(self, execution: Execution) -> Any:
         """Return the network."""
@@ -118,18 +135,19 @@ class TextEncoder:
 
     def tokens(self, texts: Sequence[str]) -> Any:
         """Return ids and mask of texts, padded to the length that the encoder was trained on."""
-        longest = self.tokenizer.model_max_length
         return self.tokenizer(
-            list(texts), padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
+            list(texts), padding="max_length", max_length=self.longest, truncation=True, return_tensors="pt"
         )
 
     def _without_weights(self) -> nn.Module:
         name = (read_config(self.folder, self.component).get("architectures") or [None])[0]
-        if name not in (allowed := _CLASSES[self.component]):
-            raise RequestError(f"{self.where} is a {name}; allowed: {', '.join(allowed)}")
+        if name not in self.allowed:
+            raise RequestError(f"{self.where} is a {name}; allowed: {', '.join(self.allowed)}")
         try:
             with torch.device("meta"):
                 network: nn.Module = getattr(_transformers(), name)(self.config)
+                if name == T5:
+                    network.tie_weights()  # type: ignore[operator]  # a file holds its words under one of two names
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise RequestError(f"{self.where} / config.json is not valid: {reason}") from None
@@ -137,14 +155,18 @@ class TextEncoder:
 
 
 class Texts:
-    """The one or two encoders of a folder, and the embeddings of texts that were asked for last.
+    """The encoders of a folder, and the embeddings of texts that were asked for last.
 
     Networks are loaded for the first text that is not known; :meth:`release` lets them go.
+
+    Args:
+        combine: what the denoiser takes of their outputs.
     """
 
-    def __init__(self, encoders: Sequence[TextEncoder], execution: Execution) -> None:
+    def __init__(self, encoders: Sequence[TextEncoder], execution: Execution, combine: Combine) -> None:
         self.encoders = list(encoders)
         self.execution = execution
+        self.combine = combine
         self._networks: list[Any] | None = None
         self._known: dict[str, Embedding] = {}
 
@@ -178,10 +200,15 @@ class Texts:
             given = encoder.tokens(texts).to(self.execution.device)
             mask = given.attention_mask if getattr(network.config, "use_attention_mask", False) else None
             outputs.append(network(given.input_ids, attention_mask=mask, output_hidden_states=True))
-        if len(outputs) == 1:
-            return Embedding(outputs[0].last_hidden_state, None)
-        # SDXL: the last layer but one of both, and the projection of the second (Podell et al. 2023, arXiv 2307.01952)
-        return Embedding(torch.cat([out.hidden_states[-2] for out in outputs], -1), outputs[1].text_embeds)
+        return self.combine(outputs)
+
+
+def for_unet(outputs: Sequence[Any]) -> Embedding:
+    """Return what a UNet is told: of Stable Diffusion 1 and 2 one encoder's last layer, of XL what two say."""
+    if len(outputs) == 1:
+        return Embedding(outputs[0].last_hidden_state, None)
+    # SDXL: the last layer but one of both, and the projection of the second (Podell et al. 2023, arXiv 2307.01952)
+    return Embedding(torch.cat([out.hidden_states[-2] for out in outputs], -1), outputs[1].text_embeds)
 
 
 def _names_of(network: nn.Module, found: dict[str, Any]) -> dict[str, Any]:
@@ -196,6 +223,6 @@ def _transformers() -> ModuleType:
         import transformers
     except ImportError:
         raise RequestError(
-            "prior.prior", "stable_diffusion needs transformers, which is not installed: pip install 'ipsolve[text]'"
+            "prior.prior", "a text needs transformers, which is not installed: pip install 'ipsolve[text]'"
         ) from None
     return transformers

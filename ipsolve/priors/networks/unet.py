@@ -36,29 +36,36 @@ Precision = Literal["float32", "bfloat16", "float64"]
 class Execution:
     """Where and how networks run.
 
-    ``bfloat16`` is autocast around the networks: weights, inputs and outputs stay float32. ``channels_last`` is the
-    memory layout of the convolutions; it changes speed, and values only by rounding.
+    ``bfloat16`` is autocast around the networks: weights, inputs and outputs stay float32; weights are bfloat16 too
+    where ``lean``, which is for denoisers of many gigabytes. ``channels_last`` is the memory layout of the
+    convolutions; it changes speed, and values only by rounding.
     """
 
     device: torch.device | str = "cpu"
     precision: Precision = "float32"
     compile: bool = False
     channels_last: bool = True
+    lean: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of weights, inputs and outputs."""
+        """The dtype of inputs and outputs, and of weights unless ``lean``."""
         return torch.float64 if self.precision == "float64" else torch.float32
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The dtype of the weights of a denoiser."""
+        return torch.bfloat16 if self.lean and self.precision == "bfloat16" else self.dtype
 
     @property
     def layout(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def place(self, network: nn.Module) -> Any:
-        """Freeze a network and move it to its device, dtype and layout."""
+    def place(self, network: nn.Module, dtype: torch.dtype | None = None) -> Any:
+        """Freeze a network and move it to its device, layout and dtype (None: that of inputs)."""
         network = network.eval().requires_grad_(False)
         # the cast not by network.to: that of diffusers warns even where it changes nothing
-        nn.Module.to(network, self.device, self.dtype)
+        nn.Module.to(network, self.device, dtype or self.dtype)
         return network.to(memory_format=self.layout)
 
     def run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -77,7 +84,7 @@ class UNetPrior(Prior):
 
     Args:
         unet: a diffusers ``UNet2DModel``, or a network that is called as one. One with 2C output channels (learned
-            variances, Nichol & Dhariwal 2021, arXiv 2102.09672) is read by its first C.
+            variances, Nichol & Dhariwal 2021, arXiv 2102.09672) is read by its first C; the others are v, in [-1, 1].
         schedule: the noise schedule it was trained with.
         prediction: what it returns, see :mod:`ipsolve.priors.networks.prediction`: ``epsilon``, ``v_prediction`` or
             ``sample``, or how else it is to be read.
@@ -85,10 +92,10 @@ class UNetPrior(Prior):
     """
 
     def __init__(self, unet: nn.Module, schedule: Schedule, prediction: Prediction | str, execution: Execution) -> None:
-        self.unet = execution.place(unet)
+        self.unet = execution.place(unet, execution.weights)
         self.schedule = schedule
         self.prediction = PREDICTIONS[prediction] if isinstance(prediction, str) else prediction
-        self.abilities = abilities_of(self.prediction)
+        self.abilities = abilities_of(self.prediction) | variance_of(dict(unet.config))  # type: ignore[arg-type]
         self.execution = execution
         if execution.compile:
             self.unet.compile()
@@ -96,10 +103,19 @@ class UNetPrior(Prior):
     def denoise(self, x_t: Tensor, t: Level) -> Tensor:
         if t.sigma == 0:
             return x_t / t.alpha
+        return self.prediction.clean(x_t, self.output(x_t, t)[:, : x_t.shape[1]], t)
+
+    def denoise_with_variance(self, x_t: Tensor, t: Level) -> tuple[Tensor, Tensor]:
+        if "learned_variance" not in self.abilities:
+            return super().denoise_with_variance(x_t, t)
+        out, v = self.output(x_t, t).chunk(2, 1)
+        return self.prediction.clean(x_t, out, t), (v.detach() + 1) / 2
+
+    def output(self, x_t: Tensor, t: Level) -> Tensor:
+        """Return what the UNet says of states, (B, C, H, W) -> (B, C or 2C, H, W)."""
         # a tensor, because UNet2DModel truncates a Python number to an integer time
         time = torch.full((len(x_t),), self.prediction.time(t), dtype=x_t.dtype, device=x_t.device)
-        out = self.execution.run(lambda x: self.network(x, time), self.prediction.inputs(x_t, t))[:, : x_t.shape[1]]
-        return self.prediction.clean(x_t, out, t)
+        return self.execution.run(lambda x: self.network(x, time), self.prediction.inputs(x_t, t))
 
     def network(self, x: Tensor, time: Tensor) -> Tensor:
         """Return what the UNet makes of its own input, (B, C, H, W), and times, (B,)."""
@@ -107,7 +123,8 @@ class UNetPrior(Prior):
 
     def adapted(self) -> Self:
         adapted = copy.copy(self)
-        adapted.unet = copy.deepcopy(self.unet).requires_grad_(True)
+        # of full precision: small steps on bfloat16 would change nothing
+        adapted.unet = nn.Module.to(copy.deepcopy(self.unet), self.execution.dtype).requires_grad_(True)
         return adapted
 
     def parameters(self) -> list[nn.Parameter]:
@@ -118,6 +135,12 @@ def abilities_of(prediction: Prediction) -> Traits:
     """Return the abilities of a :class:`UNetPrior` whose network is read so."""
     kinds = {"flow": isinstance(prediction, Velocity), "consistency": isinstance(prediction, CONSISTENCY)}
     return frozenset({"adaptable", *(name for name, holds in kinds.items() if holds)})
+
+
+def variance_of(config: Config) -> Traits:
+    """Return the ability of a UNet that has a second output for each channel, as its configuration says."""
+    twice = config.get("out_channels", 3) == 2 * config.get("in_channels", 3)
+    return frozenset({"learned_variance"} if twice else ())
 
 
 def check_unet(
@@ -179,14 +202,14 @@ def _check_label(config: Config, label: int | None, folder: Path) -> None:
         raise RequestError("prior.label", f"must be one of the {classes} classes, 0 to {classes - 1} (got {label})")
 
 
-def unet_state_shape(folder: Path, allowed: Collection[str] = UNETS) -> Shape:
-    """Return the shape of the states, (C, H, W), that the UNet of a folder was trained on, from its configuration.
+def unet_state_shape(folder: Path, allowed: Collection[str] = UNETS, component: str = "unet") -> Shape:
+    """Return the shape of the states, (C, H, W), that the network of a folder was trained on, from its configuration.
 
     Raises:
         RequestError: the configuration states no size, or its channels are not those of a denoiser.
     """
-    where = component_folder(folder, "unet") / "config.json"
-    return state_shape(network_config(folder, "unet", allowed), f"prior.path: {where}")
+    where = component_folder(folder, component) / "config.json"
+    return state_shape(network_config(folder, component, allowed), f"prior.path: {where}")
 
 
 def state_shape(config: Config, where: str) -> Shape:

@@ -10,10 +10,13 @@ For Poisson noise the code divides ||r|| by |y| and takes the mean, which is ||r
 The step is a heuristic: on a Gaussian prior its samples are not those of the posterior, and its size is not tied to
 sigma_y. It is made for variance preserving states; on other schedules the same step is taken in their units.
 
-Departures of the authors' code that are not followed: norms over the whole batch, and the learned variance of its
-network (the step noise is the variance of q(x_s | x_t, x_0)). It also clips every x_0 to [-1, 1], the range of
-images. That is off by default, since a prior need not live there (the means of the mixtures reach 16), and on in the
-presets.
+The authors' code samples with the variance that its network has learned (Nichol & Dhariwal 2021, arXiv 2102.09672, eq.
+15): ``variance: learned``, for priors that have learned one. ``fixed``, also in the presets because most priors have
+not, is the variance of q(x_s | x_t, x_0), DDPM's.
+
+A departure of the authors' code that is not followed: norms over the whole batch. It also clips every x_0 to [-1, 1],
+the range of images. That is off by default, since a prior need not live there (the means of the mixtures reach 16), and
+on in the presets.
 """
 
 from __future__ import annotations
@@ -26,16 +29,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.citation import Citation
+from ipsolve.operators.base import require
 from ipsolve.priors.schedules import Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
-from ipsolve.solvers.steps.guidance import guided_sampling
+from ipsolve.solvers.steps.guidance import Variance, guided_sampling
 
 
 def _official(zeta: float) -> dict[str, Any]:
     grid = {"num_steps": 1000, "timestep_spacing": "linspace", "clip_denoised": True}
-    return {**grid, "zeta": zeta, "norm": "unsquared", "eta": 1.0}
+    return {**grid, "zeta": zeta, "norm": "unsquared", "eta": 1.0, "variance": "fixed"}
 
 
 @SOLVERS.register
@@ -50,6 +54,8 @@ class DPS(Solver):
             1/255 at least, the smallest that 8-bit images have.
         eta: 1 for the DDPM steps of the paper, 0 for DDIM.
         clip_denoised: clip x_0 to [-1, 1]; for priors of images.
+        variance: of the noise of a step with eta 1: ``fixed``, DDPM's, or ``learned``, what the network of the prior
+            says of each pixel, as in the code.
     """
 
     name: ClassVar[str] = "dps"
@@ -76,6 +82,15 @@ class DPS(Solver):
     norm: Literal["unsquared", "squared", "poisson"] = "unsquared"
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     clip_denoised: bool = False
+    variance: Variance = "fixed"
+
+    def __post_init__(self) -> None:
+        require(
+            self.variance == "fixed" or self.eta == 1, f"variance: learned is of steps with eta 1 (got {self.eta:g})"
+        )
+
+    def needs(self) -> Traits:
+        return super().needs() | (frozenset({"learned_variance"}) if self.variance == "learned" else frozenset())
 
     def cost(self, traits: Traits) -> Cost:
         return Cost(denoiser=self.num_steps, denoiser_backward=self.num_steps)
@@ -89,6 +104,7 @@ class DPS(Solver):
             timestep_spacing=self.timestep_spacing,
             eta=self.eta,
             clip_denoised=self.clip_denoised,
+            variance=self.variance,
         )
 
     def _step(self, problem: Problem) -> float | Tensor:

@@ -101,7 +101,7 @@ class DSG(Solver):
         for step, (t, s) in enumerate(pairwise(levels)):
             noise = problem.noise()
             if (self.num_steps - 1 - step) % self.interval == 0:
-                x_0, g = denoise_with_gradient(prior, x_t, t, problem.distance, self.clip_denoised)
+                x_0, g, _ = denoise_with_gradient(prior, x_t, t, problem.distance, self.clip_denoised)
                 noise = _turn(noise, g, self.guidance_rate)
             else:
                 x_0 = clipped(prior.denoise(x_t, t), self.clip_denoised)

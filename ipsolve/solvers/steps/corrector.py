@@ -44,7 +44,7 @@ def corrected(problem: Problem, z: Tensor, s: Level, *, steps: int, step_size: f
         step_size: in units of sigma_s^2, so that it means the same at every level and on every schedule.
     """
     for _ in range(steps):
-        z_0, slope = denoise_with_gradient(problem.prior, z, s, problem.distance)
+        z_0, slope, _ = denoise_with_gradient(problem.prior, z, s, problem.distance)
         score = (s.alpha * z_0 - z) / s.sigma**2
         step = langevin_step(z, score, step_size * s.sigma**2, problem.noise()) - z
         z = z + orthogonal(step, slope)

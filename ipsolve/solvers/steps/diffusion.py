@@ -68,6 +68,19 @@ def posterior_std(t: Level, s: Level) -> float:
     return s.sigma / t.sigma * math.sqrt(transition_variance(t, s))
 
 
+def learned_std(v: Tensor, t: Level, s: Level) -> Tensor:
+    """Return the std of a step whose variance a network has learned, of each entry of v.
+
+    log var = v log beta_t + (1 - v) log beta~_t (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15): beta_t is the
+    variance of q(x_t | x_s) and beta~_t that of q(x_s | x_t, x_0), between the levels that are walked. A step to the
+    clean image draws nothing.
+    """
+    smallest, largest = posterior_std(t, s), math.sqrt(transition_variance(t, s))
+    if smallest == 0:
+        return torch.zeros_like(v)
+    return torch.exp(v * math.log(largest) + (1 - v) * math.log(smallest))
+
+
 def ddim_step(x_0: Tensor, eps: Tensor, t: Level, s: Level, eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
     """Return x_s from estimates of x_0 and eps (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16).
 

@@ -72,9 +72,11 @@ def load(source: Source, cell: Cell, indices: list[int], size: int, watch: Calla
     images = {name: image for name, image in found.items() if isinstance(image, np.ndarray)}
     errors = {name: str(image) or "unreadable" for name, image in found.items() if name not in images}
     stacked = np.stack(list(images.values())) if images else np.zeros((0, size, size, 3), np.uint8)
-    words = zip(found, source.captions(indices), strict=True)
-    captions = {name: caption for name, caption in words if caption is not None and name in images}
-    return Batch(cell, tuple(images), stacked, errors, captions)
+    words = [
+        {name: text for name, text in zip(found, texts, strict=True) if text is not None and name in images}
+        for texts in (source.captions(indices), source.captions(indices, negative=True))
+    ]
+    return Batch(cell, tuple(images), stacked, errors, *words)
 
 
 def _watched(source: Source, index: int, size: int, refused: str) -> Image | ImageError:
