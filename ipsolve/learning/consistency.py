@@ -111,7 +111,7 @@ def draw_levels(grid: Grid, uniform: Tensor, lognormal: bool) -> Tensor:
 def num_intervals(step: int, steps: int, first: int, last: int) -> int:
     """Return N at a step: doubled from ``first`` to ``last`` in stretches of one length (2310.14189, section 3.4)."""
     doublings = math.floor(math.log2(last / first)) + 1
-    return min(first * 2 ** (step * doublings // max(steps, 1)), last)
+    return int(min(first * 2 ** (step * doublings // max(steps, 1)), last))
 
 
 def consistency_loss(

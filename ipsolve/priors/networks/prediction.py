@@ -152,9 +152,10 @@ class LatentConsistencyFunction(Prediction):
         return self.base.inputs(x_t, t)
 
     def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
-        squared = (self.timestep_scaling * t.time) ** 2
+        squared: float = (self.timestep_scaling * t.time) ** 2
         x_0 = self.base.clean(x_t, out, t)
-        return (0.25 * x_t + squared**0.5 * (squared + 0.25) ** 0.5 * x_0) / (squared + 0.25)
+        blend: Tensor = 0.25 * x_t + (squared * (squared + 0.25)) ** 0.5 * x_0
+        return blend / (squared + 0.25)
 
 
 CONSISTENCY = ConsistencyFunction, LatentConsistencyFunction
