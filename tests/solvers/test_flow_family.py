@@ -13,7 +13,7 @@ from torch import Tensor
 from ipsolve.conventions import norm
 from ipsolve.operators import parse_task
 from ipsolve.operators.matrix import Matrix
-from ipsolve.priors import FlowMatching, Level
+from ipsolve.priors import FlowMatching, Level, scaled_linear
 from ipsolve.priors.coordinates import as_flow
 from ipsolve.priors.mixtures.gaussian_mixture import GaussianMixture
 from ipsolve.priors.mixtures.mixture import MixturePrior
@@ -267,3 +267,18 @@ def test_the_data_are_approached(solver: Solver, share: float) -> None:
         free = FlowDPS(num_steps=40, data_steps=0).solve(posed(TASK, prior).problem)
     assert isinstance(x, Tensor)
     assert (norm(problem.residual(x)) < share * norm(problem.residual(free))).all()
+
+
+@pytest.mark.parametrize("solver", [FlowDPS(5, data_steps=0, fresh_noise=False), FlowChef(5, guidance_scale=0.0)])
+def test_the_end_of_a_schedule_that_is_not_clean_is_not_darkened(solver: Solver) -> None:
+    """Without data both are deterministic DDIM, and answer with x_s / alpha_s: a flow's (1 - s) x_0 would be dark."""
+    p = dense_gaussian()
+    prior = MixturePrior(p.prior.mixture, (5,), scaled_linear(0.0015, 0.0195))
+    levels = prior.schedule.levels(5)
+    assert levels[-1].sigma > 0
+    x = levels[0].sigma * p.normal(p.rng())
+    for t, s in pairwise(levels):
+        x_0 = prior.denoise(x, t)
+        x = s.alpha * x_0 + s.sigma * (x - t.alpha * x_0) / t.sigma
+    found = solver.solve(replace(p.problem, prior=prior))
+    torch.testing.assert_close(found, x / levels[-1].alpha, rtol=1e-9, atol=1e-9)
