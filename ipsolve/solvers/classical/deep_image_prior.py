@@ -13,7 +13,7 @@ is the only stop of the original.
 
 Left out: the running average of outputs and the TV term of some of the authors' examples. The defaults are the authors'
 for denoising (jitter) and inpainting (iterations are 2000 to 11000 by task), as repeated in code that builds on theirs;
-at 64 x 64 a net of a quarter of the ``channels`` does it in a tenth of the time.
+on a small image and a CPU that takes hours, and fewer ``channels`` and iterations are the remedy.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ and the noisy particle behind v_i as for variance preserving states. R_i points 
 * otherwise, RSD: ||A(D(z_i)) - y||^2 / (2 m) + w <g_i, z_i> / d, which is RED-diff for each particle if gamma = 0.
 
 n, d and m are the entries of an image, of a latent and of y. The answer is x_i, or D(z_i), as samples of equal weight.
-Without repulsion particles do not know of each other, and the more are asked for the same are the first.
+Without repulsion particles do not know of each other.
 
 Departures of the authors' code. Its h_i has log(P - 1), which is 0 for two particles: they do not repel. Its kernel
 compares features of a DINO network, which is not here: pixels of the decoded noisy particle do (``features: image``),
