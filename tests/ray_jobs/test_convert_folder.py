@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from ipsolve.priors import load_prior
 from ray_jobs.convert import main
+from tests.priors.flow_transformer_folders import flux, request_of, sd3
 from tests.priors.stable_diffusion_folders import stable_diffusion
 from tests.priors.test_hub import REPOSITORY, put
 
@@ -46,6 +48,22 @@ def test_stable_diffusion_is_converted_whole(
     assert "prior: stable_diffusion" in capsys.readouterr().out
     torch.testing.assert_close(denoised(tmp_path / "out"), expected)
     assert list((tmp_path / "out").rglob("*.bin")) == []
+
+
+@pytest.mark.parametrize(("kind", "make", "name"), [("sd3", sd3, "stable_diffusion"), ("dev", flux, "flux")])
+def test_transformers_are_converted_whole(
+    tmp_path: Path, kind: str, make: Callable[[Path], object], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / kind)
+    out = tmp_path / f"{kind}-out"
+    pickled(tmp_path / kind)
+    assert main([str(tmp_path / kind), str(out)]) == 0
+    assert f"prior: {name}," in capsys.readouterr().out
+    make(tmp_path / kind)  # as it was
+    whole, copy = (load_prior(request_of(folder, prompt="a face")) for folder in (tmp_path / kind, out))
+    x = torch.randn(1, 4, 8, 8)
+    t = whole.schedule.level(0.5)
+    torch.testing.assert_close(copy.denoise(x, t), whole.denoise(x, t))
 
 
 def test_a_cached_repository_is_copied(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
