@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "score_sde": {"num_steps": 4},
     "ilvr": {"num_steps": 4, "range_t": 0},
     "ddrm": {"num_steps": 6},
+    "snips": {"num_steps": 4, "langevin_steps": 2},
     "ddnm": {"num_steps": 6, "travel_length": 2, "travel_repeat": 2},
     "dps": {"num_steps": 6},
     "mcg": {"num_steps": 6},
