@@ -46,6 +46,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "mcgdiff": {"num_steps": 6, "num_particles": 3},
     "fps": {"num_steps": 6, "num_particles": 3},
     "tds": {"num_steps": 6, "num_particles": 3},
+    "fk_steering": {
+        "num_steps": 6,
+        "num_particles": 3,
+        "resample_frequency": 2,
+        "resampling_t_start": 1,
+        "resampling_t_end": 4,
+    },
     "latent_dps": {"num_steps": 6},
     "psld": {"num_steps": 6},
     "resample": {"num_steps": 12, "consistency_interval": 2, "pixel_iterations": 4, "latent_iterations": 4},
