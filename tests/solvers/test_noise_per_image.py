@@ -21,6 +21,7 @@ from .test_every_solver import SMALL, small
 TASKS = [{"operator": "super_resolution", "factor": 2}, {"operator": "random_inpainting"}]
 # settings under which the level matters where it does not at the smallest ones, or matters in another place
 VARIANTS: dict[str, dict[str, Any]] = {
+    "ccdf": {"signal_std": 0.5},
     "daps": {"tau": None, "likelihood": "gaussian"},
     "ddnm": {"noise_rule": "scalar"},
     "diffpir": {"start": "noise", "min_noise_std": 0.03},

@@ -14,6 +14,7 @@ from ipsolve.problem import Problem
 from ipsolve.solvers.steps.diffusion import cap_rms, clipped, ddim_step, initial_state, noise_in, vp_scale
 
 Objective = Callable[[Tensor], Tensor]
+Chooser = Callable[[Tensor, Tensor, Level, Level], Tensor | None]
 
 
 def denoise_with_gradient(
@@ -42,6 +43,8 @@ def guided_sampling(
     max_update_rms: float | None = None,
     clip_denoised: bool = False,
     project: Callable[[Tensor, Level], Tensor] | None = None,
+    start: Callable[[Level], Tensor] | None = None,
+    choose: Chooser | None = None,
 ) -> Tensor:
     """Sample by x_s = DDIM(x_t) - grad_{x_t} objective(x_0(x_t)).
 
@@ -54,17 +57,23 @@ def guided_sampling(
         max_update_rms: limit on the root mean square of each image's update; None for none.
         clip_denoised: clip every estimate of x_0 to [-1, 1].
         project: applied to every new state x_s at its level s.
+        start: the first state, at the noisiest level; None is noise alone.
+        choose: the noise of each step, from the guided mean of x_s, eps, t and s; None draws it.
 
     Returns:
         The final state, (B, *latent_shape).
     """
     prior = problem.prior
     levels = prior.schedule.levels(num_steps, timestep_spacing)
-    x_t = initial_state(problem, levels[0])
+    x_t = initial_state(problem, levels[0]) if start is None else start(levels[0])
     for t, s in pairwise(levels):
         x_0, gradient = denoise_with_gradient(prior, x_t, t, objective, clip_denoised)
         update = vp_scale(s) * cap_rms(vp_scale(t) * gradient, max_update_rms)
-        noise = problem.noise() if eta > 0 else None
-        x_s = ddim_step(x_0, noise_in(x_t, x_0, t), t, s, eta, noise) - update
+        eps = noise_in(x_t, x_0, t)
+        if choose is not None:
+            noise = choose(ddim_step(x_0, eps, t, s, eta) - update, eps, t, s)
+        else:
+            noise = problem.noise() if eta > 0 else None
+        x_s = ddim_step(x_0, eps, t, s, eta, noise) - update
         x_t = x_s if project is None else project(x_s, s)
     return x_t
