@@ -39,6 +39,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dds": {"num_steps": 4, "cg_steps": 3},
     "mpgd": {"num_steps": 6},
     "dsg": {"num_steps": 6, "interval": 2},
+    "dmap": {"num_steps": 4, "ascent_steps": 2},
     "diffpir": {"num_steps": 6, "start": "pinv", "skip": "quadratic"},
     "daps": {"num_steps": 3, "ode_steps": 2, "langevin_steps": 4, "momentum": 0.5, "gradient_clip": 1.0},
     "dcdp": {"num_steps": 3, "iterations": 4, "ddim_steps": 2},
