@@ -36,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "pigdm": {"num_steps": 8, "start": 0.75},
     "dmps": {"num_steps": 6},
     "mmps": {"num_steps": 6, "iterations": 2},
+    "optimal_covariance": {"num_steps": 6, "mle_sigma_thres": 1.0},
     "gauss_newton_dps": {"num_steps": 6, "iterations": 2},
     "dds": {"num_steps": 4, "cg_steps": 3},
     "mpgd": {"num_steps": 6},

@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ilvr": {"signal_std": 0.5},
     "mcgdiff": {"num_steps": 40},
     "nullspace_resample": {"estimate_std": 0.3, "discrepancy": 1.0, "latent_iterations": 40},
+    "optimal_covariance": {"guidance": "II", "covariance": "diffpir", "sampler": "ddim"},
     "pigdm": {"start": 1.0, "adaptive_weight": False},
     "score_sde": {"signal_std": 0.5},
     "sitcom": {"stop_margin": 0.1},

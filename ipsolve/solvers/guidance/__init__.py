@@ -1,3 +1,16 @@
 """Gradients of the data term guide the sampler."""
 
-from ipsolve.solvers.guidance import dmap, dpps, dps, dsg, gauss_newton_dps, latent_dps, mcg, mmps, mpgd, pigdm, psld  # noqa: F401
+from ipsolve.solvers.guidance import (  # noqa: F401
+    dmap,
+    dpps,
+    dps,
+    dsg,
+    gauss_newton_dps,
+    latent_dps,
+    mcg,
+    mmps,
+    mpgd,
+    optimal_covariance,
+    pigdm,
+    psld,
+)
