@@ -88,4 +88,5 @@ def gmres(matvec: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Ten
     first = torch.zeros_like(hessenberg[:, :, :1])
     first[:, 0] = length
     weights = torch.linalg.pinv(hessenberg) @ first
-    return (torch.stack(basis[:-1], 2) @ weights)[..., 0].reshape(b.shape)
+    x: Tensor = torch.stack(basis[:-1], 2) @ weights
+    return x.reshape(b.shape)

@@ -171,7 +171,8 @@ def _tabled(table: Table, x_0: Tensor, t: Level) -> float | Callable[[Tensor], T
     values, levels = variances_at(table, t.ratio), haar_levels_of(table)
     if levels == 0:
         return values[0]
-    diagonal = x_0.new_tensor(values)[haar_bands(*x_0.shape[-2:], levels).to(x_0.device)]
+    height, width = x_0.shape[-2:]
+    diagonal = x_0.new_tensor(values)[haar_bands(height, width, levels).to(x_0.device)]
     return lambda u: inverse_haar(diagonal * haar(u, levels), levels)
 
 

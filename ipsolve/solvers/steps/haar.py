@@ -20,7 +20,7 @@ def haar(x: Tensor, levels: int) -> Tensor:
     if levels == 0:
         return x
     for axis in (-2, -1):
-        first, second = x.unflatten(axis, (-1, 2)).unbind(axis)
+        first, second = torch.unflatten(x, axis, (-1, 2)).unbind(axis)
         x = torch.cat([first + second, first - second], axis) / math.sqrt(2)
     x = x.clone()
     x[..., : height // 2, : width // 2] = haar(x[..., : height // 2, : width // 2], levels - 1)

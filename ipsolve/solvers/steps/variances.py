@@ -29,7 +29,7 @@ def estimate_variances(
         ratios: growing; they are clipped to what the prior knows, and the table says what was used.
         haar_levels: L of the wavelet; 0 is one variance for all pixels.
     """
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for ratio in ratios:
         t = prior.schedule.at_ratio(ratio)
         noise = rng.normal(*x_0.shape[1:], dtype=x_0.dtype)
@@ -39,7 +39,8 @@ def estimate_variances(
             rows.append((t.ratio, float(error.square().mean())))
             continue
         energy = haar(error, haar_levels).square().flatten(0, -3).mean(0)
-        band = haar_bands(*error.shape[-2:], haar_levels).to(energy.device)
+        height, width = error.shape[-2:]
+        band = haar_bands(height, width, haar_levels).to(energy.device)
         rows.append((t.ratio, *(float(energy[band == k].mean()) for k in range(3 * haar_levels + 1))))
     return tuple(rows)
 
