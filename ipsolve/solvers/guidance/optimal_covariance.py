@@ -19,8 +19,8 @@ V = r^2 C (C + r^2 I)^-1. V below ``mle_sigma_thres``, above which it is that of
 Departures: the paper's ``convert`` reads V from the learned variances of a network, which no prior here gives, and its
 wavelet form is predicted from x_t by a trained head, here the mean over data in the same basis. Its script for the
 table of ``analytic`` adds up batches and forgets to divide by their number (in the version read). In its ``pgdm``
-guidance the step of type I is multiplied by v, as ``pigdm`` does. It bounds sigma_y from below by 0.001. Where a row sum
-of J is negative ``tmpd`` counts it as next to 0.
+guidance the step of type I is multiplied by v, as ``pigdm`` does. It bounds sigma_y from below by 0.001. A row sum of J
+that is negative counts as next to 0 here.
 """
 
 from __future__ import annotations
