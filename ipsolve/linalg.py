@@ -53,3 +53,40 @@ def conjugate_gradient(
         direction = residual + per_image(momentum, x) * direction
         energy = renewed
     return x
+
+
+def gmres(matvec: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """Return the x of the Krylov space of b, of dimension ``iterations``, with the least ||b - M x||, of each image.
+
+    M need not be symmetric. No image stops early: its basis is complete where ||b - M x|| is 0, and is padded with 0.
+
+    Args:
+        matvec: x -> M x, (B, ...) -> (B, ...), no coupling between images.
+        b: right-hand side (B, ...).
+
+    Returns:
+        (B, ...), the shape of ``b``.
+
+    Source: Saad & Schultz 1986, SIAM J. Sci. Stat. Comput. 7(3).
+    """
+    tiny = torch.finfo(b.dtype).tiny
+    length = b.flatten(1).norm(dim=1, keepdim=True)
+    basis = [b.flatten(1) / length.clamp_min(tiny)]
+    hessenberg = b.new_zeros(len(b), iterations + 1, iterations)
+    for k in range(iterations):
+        image = matvec(basis[k].reshape(b.shape)).flatten(1)
+        scale = image.norm(dim=1, keepdim=True)
+        for _ in range(2):  # twice: once leaves rounding of the size of what cancels
+            for j, q in enumerate(basis):
+                share = (q * image).sum(1)
+                hessenberg[:, j, k] += share
+                image = image - share[:, None] * q
+        rest = image.norm(dim=1, keepdim=True)
+        rest = torch.where(rest > 10 * torch.finfo(b.dtype).eps * scale, rest, 0.0)
+        hessenberg[:, k + 1, k] = rest[:, 0]
+        basis.append(torch.where(rest > 0, image / rest.clamp_min(tiny), 0.0))
+    first = torch.zeros_like(hessenberg[:, :, :1])
+    first[:, 0] = length
+    weights = torch.linalg.pinv(hessenberg) @ first
+    x: Tensor = torch.stack(basis[:-1], 2) @ weights
+    return x.reshape(b.shape)

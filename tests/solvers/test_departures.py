@@ -105,7 +105,7 @@ def test_a_spacing_is_that_of_the_levels_alone(name: str, spacing: Spacing) -> N
     assert not torch.equal(told, answer(linear()))
 
 
-@pytest.mark.parametrize("name", ["dps", "mcg", "dsg", "mpgd", "dmps", "ilvr"])
+@pytest.mark.parametrize("name", ["dps", "dpps", "mcg", "dsg", "mpgd", "dmps", "ilvr"])
 def test_clipping_is_that_of_the_prior(name: str) -> None:
     """A prior that clips its answers itself, gradient and all, gives the same; this one's are far outside [-1, 1]."""
     clips = replace(small(name), clip_denoised=True)  # type: ignore[type-var]

@@ -21,6 +21,7 @@ from .test_every_solver import SMALL, small
 TASKS = [{"operator": "super_resolution", "factor": 2}, {"operator": "random_inpainting"}]
 # settings under which the level matters where it does not at the smallest ones, or matters in another place
 VARIANTS: dict[str, dict[str, Any]] = {
+    "ccdf": {"signal_std": 0.5},
     "daps": {"tau": None, "likelihood": "gaussian"},
     "ddnm": {"noise_rule": "scalar"},
     "diffpir": {"start": "noise", "min_noise_std": 0.03},
@@ -29,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ilvr": {"signal_std": 0.5},
     "mcgdiff": {"num_steps": 40},
     "nullspace_resample": {"estimate_std": 0.3, "discrepancy": 1.0, "latent_iterations": 40},
+    "optimal_covariance": {"guidance": "II", "covariance": "diffpir", "sampler": "ddim"},
     "pigdm": {"start": 1.0, "adaptive_weight": False},
     "score_sde": {"signal_std": 0.5},
     "sitcom": {"stop_margin": 0.1},

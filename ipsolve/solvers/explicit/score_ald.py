@@ -27,30 +27,19 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ipsolve.citation import Citation
 from ipsolve.conventions import norm, per_image
-from ipsolve.operators.base import require
 from ipsolve.priors.schedules import Level, Schedule, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
+from ipsolve.solvers.steps.annealing import RatioRange, annealing_levels, require_one_grid
 from ipsolve.solvers.steps.diffusion import langevin_step
-
-
-def _falling(ratios: tuple[float, float]) -> tuple[float, float]:
-    if ratios[0] <= ratios[1]:
-        raise ValueError("must be two falling numbers")
-    return ratios
-
-
-Positive = Annotated[float, Field(gt=0)]
-RatioRange = Annotated[tuple[Positive, Positive], AfterValidator(_falling)]
 
 
 @SOLVERS.register
@@ -100,10 +89,7 @@ class ScoreALD(Solver):
     score_limit: Annotated[float, Field(gt=0)] | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self.ratio_range is None or self.timestep_spacing is None,
-            "timestep_spacing: is of the prior's schedule, which ratio_range replaces",
-        )
+        require_one_grid(self.ratio_range, self.timestep_spacing)
 
     def cost(self, traits: Traits) -> Cost:
         # a level of pure noise, of which a schedule has at most one, is left out
@@ -123,10 +109,7 @@ class ScoreALD(Solver):
         return prior.denoise(levels[-1].alpha * z, levels[-1])
 
     def _levels(self, schedule: Schedule) -> list[Level]:
-        if self.ratio_range is not None:
-            return [schedule.at_ratio(float(ratio)) for ratio in np.geomspace(*self.ratio_range, self.num_steps)]
-        # the end may be clean and the start pure noise, where z = x_t / alpha_t does not exist
-        return [t for t in schedule.levels(self.num_steps, self.timestep_spacing)[:-1] if t.alpha > 0]
+        return annealing_levels(schedule, self.num_steps, self.timestep_spacing, self.ratio_range)
 
     def _weight(self, data_score: Tensor, prior_score: Tensor, sigma_y: Tensor, ratio: float) -> Tensor | float:
         if self.mse is None:

@@ -37,7 +37,14 @@ from ipsolve.priors.schedules import Level, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
-from ipsolve.solvers.steps.diffusion import ddim_step, denoise_with_pullback, initial_state, noise_in, posterior_std
+from ipsolve.solvers.steps.diffusion import (
+    ddim_step,
+    denoise_with_pullback,
+    initial_state,
+    noise_in,
+    posterior_std,
+    steps_run,
+)
 
 
 @SOLVERS.register
@@ -92,7 +99,7 @@ class PiGDM(Solver):
         return x_t
 
     def _steps_run(self) -> int:
-        return max(round(self.start * self.num_steps), 1)
+        return steps_run(self.num_steps, self.start)
 
     def _variance(self, t: Level) -> float:
         """Return r_t^2; written so that pure noise, where s_t is infinite, gives prior_std^2."""

@@ -1,3 +1,3 @@
 """Particles."""
 
-from ipsolve.solvers.monte_carlo import fps, mcgdiff, smcdiff, tds  # noqa: F401
+from ipsolve.solvers.monte_carlo import fk_steering, fps, mcgdiff, smcdiff, tds  # noqa: F401

@@ -32,7 +32,7 @@ from torch import Tensor
 from ipsolve.citation import Citation
 from ipsolve.conventions import norm
 from ipsolve.priors.base import Prior
-from ipsolve.priors.schedules import Level, Spacing
+from ipsolve.priors.schedules import Level, Schedule, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
@@ -90,13 +90,19 @@ class ScoreSDE(Solver):
             weight, signal_std = self.measurement_weight, self.signal_std
             return replace_measured(operator, problem, x, level, problem.noise(), weight, signal_std)
 
-        levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
-        x = initial_state(problem, levels[0])
+        levels = self._levels(prior.schedule)
+        x = self._first_state(problem, levels[0])
         for t, s in pairwise(levels):
             for _ in range(self.corrector_steps):
                 x = replaced(self._corrected(prior, x, t, s, problem.noise()), t)
             x = replaced(self._predicted(prior, x, t, s, problem.noise(), last=s is levels[-1]), s)
         return x
+
+    def _levels(self, schedule: Schedule) -> list[Level]:
+        return schedule.levels(self.num_steps, self.timestep_spacing)
+
+    def _first_state(self, problem: Problem, t: Level) -> Tensor:
+        return initial_state(problem, t)
 
     def _predicted(self, prior: Prior, x: Tensor, t: Level, s: Level, noise: Tensor, last: bool) -> Tensor:
         x_0 = prior.denoise(x, t)

@@ -24,6 +24,14 @@ def initial_state(problem: Problem, t: Level) -> Tensor:
     return t.sigma * problem.noise()
 
 
+def steps_run(num_steps: int, share: float) -> int:
+    """Return how many of the last steps of a trajectory are run when it is entered late: ``share`` of all, 1 at least.
+
+    Chung et al. 2022 (arXiv 2112.05146): N' = t_0 N.
+    """
+    return max(round(share * num_steps), 1)
+
+
 def denoise_with_pullback(prior: Prior, x_t: Tensor, t: Level) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return E[x_0 | x_t] and the map v -> J^T v with its Jacobian J = d x_0 / d x_t, which may be called repeatedly.
 

@@ -15,6 +15,7 @@ from ipsolve.problem import Problem
 from ipsolve.solvers.steps.diffusion import cap_rms, clipped, ddim_step, initial_state, learned_std, noise_in, vp_scale
 
 Objective = Callable[[Tensor], Tensor]
+Chooser = Callable[[Tensor, Tensor, Level, Level], Tensor | None]
 Variance = Literal["fixed", "learned"]
 
 
@@ -56,6 +57,8 @@ def guided_sampling(
     correct: Callable[[int, Tensor], Tensor] | None = None,
     variance: Variance = "fixed",
     project: Callable[[Tensor, Level], Tensor] | None = None,
+    start: Callable[[Level], Tensor] | None = None,
+    choose: Chooser | None = None,
 ) -> Tensor:
     """Sample by x_s = DDIM(x_t) - grad_{x_t} objective(x_0(x_t)).
 
@@ -70,19 +73,24 @@ def guided_sampling(
         correct: maps a step, counted from 0, and its estimate to the one that DDIM goes on with, eps kept.
         variance: ``learned``: that of DDPM steps (eta 1) is what the prior has learned, their mean stays what it is.
         project: applied to every new state x_s at its level s.
+        start: the first state, at the noisiest level; None is noise alone.
+        choose: the noise of each step, from the guided mean of x_s, eps, t and s; None draws it.
 
     Returns:
         The final state, (B, *latent_shape).
     """
     prior = problem.prior
     levels = prior.schedule.levels(num_steps, timestep_spacing)
-    x_t = initial_state(problem, levels[0])
+    x_t = initial_state(problem, levels[0]) if start is None else start(levels[0])
     for step, (t, s) in enumerate(pairwise(levels)):
         x_0, gradient, v = denoise_with_gradient(prior, x_t, t, objective, clip_denoised, variance == "learned")
         update = vp_scale(s) * cap_rms(vp_scale(t) * gradient, max_update_rms)
-        noise = problem.noise() if eta > 0 else None
         eps = noise_in(x_t, x_0, t)
         x_0 = x_0 if correct is None else correct(step, x_0)
+        if choose is not None:
+            noise = choose(ddim_step(x_0, eps, t, s, eta) - update, eps, t, s)
+        else:
+            noise = problem.noise() if eta > 0 else None
         if v is None or noise is None:
             x_s = ddim_step(x_0, eps, t, s, eta, noise) - update
         else:
