@@ -154,7 +154,7 @@ def dangers_in(text: str) -> list[str]:
             # a scheduler and a tokenizer are files of text, a model may be a pickle
             or (
                 last == "from_pretrained"
-                and not name.partition(".from_")[0].endswith(("Scheduler", "CLIPTokenizer"))
+                and not name.partition(".from_")[0].endswith(("Scheduler", "CLIPTokenizer", "T5TokenizerFast"))
                 and words.get("use_safetensors") != "True"
             )
         )

@@ -37,7 +37,8 @@ def one_line(config: dict[str, Any], match: str) -> None:
 
 
 def test_requests_that_name_nothing(tmp_path: Path) -> None:
-    one_line({}, r"prior\.prior: is required; allowed: fitted_mixture, flux, latent, mixture, pixel, stable_diffusion")
+    names = "consistency, fitted_mixture, flux, latent, mixture, pixel, stable_diffusion"
+    one_line({}, rf"prior\.prior: is required; allowed: {names}")
     one_line({"prior": "latnet"}, "did you mean 'latent'")
     one_line({"prior": "latent"}, r"prior\.path: is required")
     one_line(
@@ -49,7 +50,7 @@ def test_requests_that_name_nothing(tmp_path: Path) -> None:
     one_line({"prior": "latent", "path": str(tmp_path / "absent")}, "does not exist")
     (tmp_path / "model.ckpt").touch()
     one_line({"prior": "latent", "path": str(tmp_path / "model.ckpt")}, r"python -m ray_jobs\.convert")
-    assert list(PRIORS) == ["fitted_mixture", "flux", "latent", "mixture", "pixel", "stable_diffusion"]
+    assert list(PRIORS) == names.split(", ")
 
 
 def drop(name: str) -> Callable[[Path], None]:

@@ -86,9 +86,12 @@ class TextEncoder:
         read_config(folder, component)
         if not (folder / words / "tokenizer_config.json").is_file():
             raise RequestError(f"prior.path: {folder} has no {words}/tokenizer_config.json")
-        kind, tokenizers = ("T5", "T5TokenizerFast") if T5 in allowed else ("CLIP", "CLIPTokenizer")
+        kind = "T5" if T5 in allowed else "CLIP"
         try:
-            tokenizer = getattr(transformers, tokenizers).from_pretrained(folder / words, local_files_only=True)
+            if kind == "T5":
+                tokenizer = transformers.T5TokenizerFast.from_pretrained(folder / words, local_files_only=True)
+            else:
+                tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / words, local_files_only=True)
         except Exception as error:  # whatever its files happen to lack
             reason = " ".join(str(error).split())[:200]
             raise RequestError(f"prior.path: {folder / words} is not a tokenizer of {kind}: {reason}") from None
