@@ -112,12 +112,12 @@ def _claim_folder(config: TrainingConfig) -> None:
     config.folder.mkdir(parents=True, exist_ok=True)
     file = config.folder / "config.yaml"
     if not file.exists():
-        file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        file.write_text(yaml.safe_dump(config.resolved(), sort_keys=False))
         return
     begun = TrainingConfig(**yaml.safe_load(file.read_text())).identity()
     now = config.identity()
     for section, value in now.items():
-        if begun[section] != value:
+        if begun.get(section) != value:
             raise RequestError(section, f"{config.folder} holds a run begun with other values; give another name")
 
 

@@ -159,8 +159,13 @@ class TrainingConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change between a run and its continuation: all but where and how fast it runs."""
+        where = ("compute", "tracking", "output")
+        return {key: value for key, value in self.resolved().items() if key not in where}
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the request with its defaults filled in: the sections of the networks that this run trains."""
         others = {"distillation"} if self.distillation is None else {"autoencoder", "unet"}
-        return self.model_dump(mode="json", exclude={"compute", "tracking", "output", *others})
+        return self.model_dump(mode="json", exclude=others)
 
 
 _SECTIONS: dict[str, type[Section]] = {

@@ -244,6 +244,7 @@ def test_a_prior_is_distilled(trained: TrainingConfig, ray_here: None, tmp_path:
     torch.testing.assert_close(prior.encode(x), before.encode(x))
     assert prior.schedule == before.schedule
     assert prior.denoise(torch.randn(2, *prior.latent_shape), prior.schedule.thousandth(1000)).isfinite().all()
+    assert parse_config(yaml.safe_load((config.folder / "config.yaml").read_text())) == config
     header, *rows = (config.folder / "curves" / "unet.csv").read_text().splitlines()
     assert "flow_mse_from_noise" in header
     assert [int(row.split(",")[0]) for row in rows] == [0, 4, 8]
@@ -260,6 +261,9 @@ def test_another_configuration_does_not_continue_a_run(trained: TrainingConfig) 
     tree["unet"]["steps"] = 99
     with pytest.raises(RequestError, match=r"^unet: .* holds a run begun with other values"):
         train_prior(parse_config(tree))
+    student = {"name": tree["name"], "output": tree["output"], "data": tree["data"], "distillation": {"steps": 3}}
+    with pytest.raises(RequestError, match=r"^distillation: .* holds a run begun with other values"):
+        train_prior(parse_config(student))
 
 
 def test_the_schedule_is_that_of_the_shipped_prior() -> None:
