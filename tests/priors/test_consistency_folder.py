@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, LCMScheduler
+from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, LCMScheduler, UNet2DModel
 
 from ipsolve.priors import Edm, load_prior, prior_spec, prior_summary
 from ipsolve.requests.errors import RequestError
@@ -70,3 +70,19 @@ def test_a_diffusion_model_is_refused(make_folder: Make) -> None:
     with pytest.raises(RequestError, match=r"is no consistency model .*; allowed: prior: pixel$") as caught:
         prior_spec({"prior": "consistency", "path": str(folder)}).check()
     assert str(caught.value).startswith("prior.path: ")
+
+
+def test_of_a_class(tmp_path: Path) -> None:
+    config = {key: value for key, value in small_unet().config.items() if not key.startswith("_")}
+    unet = UNet2DModel(**{**config, "num_class_embeds": 5})
+    ConsistencyModelPipeline(unet, CMStochasticIterativeScheduler()).save_pretrained(tmp_path)
+    request = {"prior": "consistency", "path": str(tmp_path)}
+    with pytest.raises(RequestError, match=r"prior\.label: is required, .* allowed: 0 to 4"):
+        prior_spec(request).check()
+    prior_spec({**request, "label": 3}).check()
+    x = torch.randn(2, 3, 8, 8)
+    t = Edm().level(1.3)
+    found = [load_prior({**request, "label": label}).denoise(x, t) for label in (3, 3, 4)]
+    torch.testing.assert_close(found[0], found[1])
+    assert not torch.allclose(found[0], found[2])
+    assert prior_spec({**request, "label": 3}).fingerprint() != prior_spec({**request, "label": 4}).fingerprint()

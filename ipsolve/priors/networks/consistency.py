@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ipsolve.priors.networks.diffusers_folder import resolve
@@ -28,6 +29,7 @@ class ConsistencySpec(PriorSpec):
 
     Args:
         path: the folder, ``hf:ORG/NAME`` or ``builtin:NAME``. Weights are safetensors only.
+        label: the class of a class-conditional network, for all images; None for others.
         variant: which of several weights are read, such as ``fp16``.
         compile: whether the networks go through torch.compile.
         channels_last: memory layout of the networks.
@@ -35,6 +37,7 @@ class ConsistencySpec(PriorSpec):
 
     name: ClassVar[str] = "consistency"
     path: PriorPath
+    label: Annotated[int, Field(ge=0)] | None = None
     variant: str | None = None
     compile: bool = False
     channels_last: bool = True
@@ -62,4 +65,5 @@ class ConsistencySpec(PriorSpec):
         folder = resolve(self.path, self.variant)
         of_latents = any((folder / component).is_dir() for component in ("vae", "vqvae"))
         kind = LatentSpec if of_latents else PixelSpec
-        return kind(path=self.path, variant=self.variant, compile=self.compile, channels_last=self.channels_last)
+        settings = {"compile": self.compile, "channels_last": self.channels_last}
+        return kind(path=self.path, label=self.label, variant=self.variant, **settings)
