@@ -27,7 +27,7 @@ from ipsolve.priors.networks import hub, weight_files
 from ipsolve.priors.networks.adm_checkpoint import parse_flags
 from ipsolve.priors.networks.checkpoints import FAMILIES, Family, family_of, unwrapped
 from ipsolve.priors.networks.compvis import COMPVIS, WeightsKind, read_checkpoint
-from ipsolve.priors.networks.diffusers_folder import component_folder
+from ipsolve.priors.networks.diffusers_folder import component_folder, has_autoencoder
 from ipsolve.priors.networks.score_sde import averaged, read_score_sde
 from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
@@ -250,7 +250,7 @@ def _prior_name(folder: Path) -> str:
         transformer = folder / "transformer" / "config.json"
         named = json.loads(transformer.read_text()).get("_class_name") if transformer.is_file() else None
         return "flux" if named == "FluxTransformer2DModel" else "stable_diffusion"
-    return "latent" if any((folder / name).is_dir() for name in ("vae", "vqvae")) else "pixel"
+    return "latent" if has_autoencoder(folder) else "pixel"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from ipsolve.metrics.distances import Gaussian, frechet_distance, moments
 from ipsolve.priors import LatentPrior, MixturePrior, PixelPrior, Prior, load_prior
 from ipsolve.priors.features import prior_features
 from ipsolve.priors.mixtures.fitted_mixture import DESCRIPTION
-from ipsolve.priors.networks.diffusers_folder import resolve
+from ipsolve.priors.networks.diffusers_folder import has_autoencoder, resolve
 from ipsolve.priors.networks.prediction import CONSISTENCY, Epsilon
 from ipsolve.priors.networks.schedulers import load_schedule
 from ipsolve.priors.networks.unet import UNetPrior
@@ -37,7 +37,7 @@ from ipsolve.randomness import ImageRng
 from ipsolve.requests.errors import RequestError
 from ray_jobs import cli
 from ray_jobs.training.autoencoder import psnr
-from ray_jobs.training.sampling import CALLS, consistency_states, contact_sheet, sample_states
+from ray_jobs.training.sampling import CALLS, consistency_states, contact_sheet, flow_states, sample_states
 
 _BATCH = 50
 NOISE_RATIOS = (0.05, 0.2, 0.5, 1.0, 3.0)  # sigma / alpha: the noise std of an image in [-1, 1]
@@ -93,15 +93,17 @@ def kind_of(folder: Path) -> str:
         return "fitted_mixture"
     if isinstance(load_schedule(folder).prediction, CONSISTENCY):
         return "consistency"
-    return "latent" if any((folder / name).is_dir() for name in ("vae", "vqvae")) else "pixel"
+    return "latent" if has_autoencoder(folder) else "pixel"
 
 
 def drawn_states(prior: Prior, folder: Path, count: int, steps: int) -> Tensor:
-    """Return samples of a prior's states, (count, *latent_shape): exact ones of a mixture, else by DDIM."""
+    """Return samples of a prior's states, (count, *latent_shape): exact ones of a mixture, else by DDIM or Euler."""
     if isinstance(prior, MixturePrior):
         return prior.sample(ImageRng(torch.arange(count))).float()
-    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     assert isinstance(prior, UNetPrior)
+    if "flow" in prior.traits:
+        return flow_states(prior, prior.latent_shape, count, steps, seed=0)
+    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     states = sample_states(prior.unet, scheduler, count, steps, seed=0)
     return pixel_shuffle(states, prior.patch_size) if isinstance(prior, PixelPrior) else states
 
@@ -142,7 +144,7 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
         for split, images in (("val", val), ("test", images_of("portraits:test", 0, held_out, size))):
             values = autoencoder_psnr(prior, images)
             note(**{f"autoencoder_psnr_{split}": [float(values.mean()), float(values.std()), float(values.min())]})
-        if isinstance(prior.prediction, Epsilon):
+        if isinstance(prior.prediction, Epsilon):  # the error of another output is not on its scale
             errors = epsilon_errors(prior, val)
             quarters = [float(part.mean()) for part in errors.tensor_split(4)]
             note(held_out=held_out, epsilon_mse=float(errors.mean()), epsilon_mse_by_quarter=quarters)
@@ -164,7 +166,8 @@ def evaluate_prior(path: str, samples: int, steps: int, held_out: int, out: Path
     else:
         states = drawn_states(prior, resolve(path), samples, steps)
         drawn = decoded(prior, states)
-        sampler = "exact" if isinstance(prior, MixturePrior) else f"DDIM-{steps}, eta 0"
+        kind = f"Euler-{steps}" if "flow" in prior.traits else f"DDIM-{steps}, eta 0"
+        sampler = "exact" if isinstance(prior, MixturePrior) else kind
         note(fd_prior_samples_to_test=frechet_distance(fitted(features, drawn), real))
     note(sampler=sampler, sample_std=float(states.std()), held_out_std=float(prior.encode(val).std()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,23 +14,35 @@ from torchvision.utils import make_grid
 from ipsolve.conventions import to_uint8
 from ipsolve.priors.networks.unet import UNetPrior
 
+_BATCH = 64
 CALLS = (1, 2, 4)  # of a consistency prior, for the figures of its quality
 
 
 @torch.no_grad()
-def sample_states(
-    unet: Any, scheduler: DDIMScheduler, count: int, steps: int, seed: int, batch_size: int = 64
-) -> Tensor:
+def sample_states(unet: Any, scheduler: DDIMScheduler, count: int, steps: int, seed: int) -> Tensor:
     """Return ``count`` samples, (count, C, h, w), by deterministic DDIM (Song et al. 2021, arXiv 2010.02502)."""
     device = next(unet.parameters()).device
     shape = (count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     start = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     samples = []
-    for z in torch.split(start.to(device), batch_size):
+    for z in torch.split(start.to(device), _BATCH):
         scheduler.set_timesteps(steps)
         for time in scheduler.timesteps:
             z = scheduler.step(unet(z, time).sample, time, z, eta=0.0).prev_sample
         samples.append(z)
+    return torch.cat(samples)
+
+
+@torch.no_grad()
+def flow_states(prior: UNetPrior, shape: tuple[int, ...], count: int, steps: int, seed: int) -> Tensor:
+    """Return ``count`` samples of a flow, (count, *shape), by Euler's rule on the levels of its schedule."""
+    start = torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
+    levels = prior.schedule.levels(steps)
+    samples = []
+    for x in torch.split(start.to(prior.execution.device), _BATCH):
+        for t, s in pairwise(levels):
+            x = x + (s.sigma - t.sigma) / t.sigma * (x - prior.denoise(x, t))
+        samples.append(x)
     return torch.cat(samples)
 
 

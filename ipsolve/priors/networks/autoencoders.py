@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ipsolve.priors.base import Shape
-from ipsolve.priors.networks.diffusers_folder import Config, check_network, network_config, setting
+from ipsolve.priors.networks.diffusers_folder import Config, check_network, component_folder, network_config, setting
 from ipsolve.priors.networks.tracing import require_output
 from ipsolve.requests.errors import RequestError
 
@@ -20,7 +20,7 @@ _VQ_CLASS_DEFAULT = 0.18215  # what VQModel writes when nobody chose a factor: n
 def autoencoder_component(folder: Path) -> str:
     """Return the name of the component, ``vae`` or ``vqvae``; RequestError where there is neither."""
     for component in ("vae", "vqvae"):
-        if (folder / component).is_dir():
+        if component_folder(folder, component).is_dir():
             return component
     raise RequestError(f"prior.path: {folder} has neither vae/ nor vqvae/; without an autoencoder use prior: pixel")
 

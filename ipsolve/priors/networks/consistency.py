@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ipsolve.priors.networks.diffusers_folder import resolve
+from ipsolve.priors.networks.diffusers_folder import has_autoencoder, resolve
 from ipsolve.priors.networks.hub import PriorPath
 from ipsolve.priors.networks.latent import LatentPrior, LatentSpec
 from ipsolve.priors.networks.pixel import PixelPrior, PixelSpec
@@ -63,7 +63,6 @@ class ConsistencySpec(PriorSpec):
 
     def _folder(self) -> LatentSpec | PixelSpec:
         folder = resolve(self.path, self.variant)
-        of_latents = any((folder / component).is_dir() for component in ("vae", "vqvae"))
-        kind = LatentSpec if of_latents else PixelSpec
+        kind = LatentSpec if has_autoencoder(folder) else PixelSpec
         settings = {"compile": self.compile, "channels_last": self.channels_last}
         return kind(path=self.path, label=self.label, variant=self.variant, **settings)

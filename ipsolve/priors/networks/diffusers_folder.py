@@ -24,6 +24,8 @@ from ipsolve.requests.errors import RequestError
 
 Config = dict[str, Any]
 _AT_THE_TOP = {"unet": "config.json", "scheduler": "scheduler_config.json"}
+_SHIPPED = Path(__file__).parents[1] / "builtin"
+_NETWORKS_OF = {"portraits-64-flow": "portraits-64"}  # shipped folders with nothing but a scheduler of their own
 
 
 def resolve(path: str, variant: str | None = None) -> Path:
@@ -34,11 +36,10 @@ def resolve(path: str, variant: str | None = None) -> Path:
     Raises:
         RequestError: there is no such folder.
     """
-    shipped = Path(__file__).parents[1] / "builtin"
     if path.startswith("builtin:"):
-        folder = shipped / path.removeprefix("builtin:")
-        if folder.parent != shipped or not folder.is_dir():
-            names = ", ".join(f"builtin:{p.name}" for p in sorted(shipped.glob("*/"))) or "none"
+        folder = _SHIPPED / path.removeprefix("builtin:")
+        if folder.parent != _SHIPPED or not folder.is_dir():
+            names = ", ".join(f"builtin:{p.name}" for p in sorted(_SHIPPED.glob("*/"))) or "none"
             raise RequestError(f"prior.path: no prior {path!r}; built in: {names}")
         return folder
     if path.startswith(hub.PREFIX):
@@ -57,11 +58,21 @@ def resolve(path: str, variant: str | None = None) -> Path:
 
 
 def component_folder(folder: Path, component: str) -> Path:
-    """Return where a component lies: in a folder of its name, or as in google/ddpm-* at the top."""
+    """Return where a component lies: in a folder of its name, or as in google/ddpm-* at the top.
+
+    A folder that ships with the networks of another has those of the other.
+    """
+    if folder.parent == _SHIPPED and not (folder / component).is_dir():
+        folder = _SHIPPED / _NETWORKS_OF.get(folder.name, folder.name)
     at_the_top = _AT_THE_TOP.get(component)
     if at_the_top and not (folder / component).is_dir() and (folder / at_the_top).is_file():
         return folder
     return folder / component
+
+
+def has_autoencoder(folder: Path) -> bool:
+    """Return whether the states of a folder's prior are latents: it holds ``vae/`` or ``vqvae/``."""
+    return any(component_folder(folder, name).is_dir() for name in ("vae", "vqvae"))
 
 
 def read_config(folder: Path, component: str, file: str = "config.json") -> Config:
@@ -196,13 +207,14 @@ def fingerprint(folder: Path, components: tuple[str, ...], variant: str | None =
 
     Cached until a file changes its size or modification time.
     """
-    files: list[Path] = []
+    files: list[tuple[Path, Path]] = []  # and the folder that their names start in
     for where in (component_folder(folder, component) for component in components):
         found = [p for p in where.iterdir() if p.suffix in (".json", ".txt")]
         if (where / "config.json").is_file():
             found += weight_files.files_of(where, variant)[0]
-        files += sorted(found)
-    return _sha256(tuple((str(p), str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+        top = folder if where.is_relative_to(folder) else where.parent
+        files += [(path, top) for path in sorted(found)]
+    return _sha256(tuple((str(p), str(p.relative_to(t)), p.stat().st_size, p.stat().st_mtime_ns) for p, t in files))
 
 
 @lru_cache(maxsize=16)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ipsolve.priors.schedules import Level
+from ipsolve.priors.schedules import Level, Schedule
 
 
 class Prediction(ABC):
@@ -156,6 +156,42 @@ class LatentConsistencyFunction(Prediction):
         x_0 = self.base.clean(x_t, out, t)
         blend: Tensor = 0.25 * x_t + (squared * (squared + 0.25)) ** 0.5 * x_0
         return blend / (squared + 0.25)
+
+
+@dataclass(frozen=True)
+class OnSchedule(Prediction):
+    """A network that was trained on one schedule, read at the levels of another, of the same sigma / alpha.
+
+    Their states differ by a factor, and nothing else (Karras et al. 2022, arXiv 2206.00364, section 2). A ratio
+    beyond the ends of the network's schedule is read as that of the end: there the larger part of the state, noise at
+    the one end and image at the other, has the size that the network knows.
+
+    Attributes:
+        base: how the network is read on its own schedule.
+        schedule: the one it was trained on.
+    """
+
+    base: Prediction
+    schedule: Schedule
+
+    def time(self, t: Level) -> float:
+        return self.base.time(self._own(t))
+
+    def inputs(self, x_t: Tensor, t: Level) -> Tensor:
+        own = self._own(t)
+        return self.base.inputs(self._factor(t, own) * x_t, own)
+
+    def clean(self, x_t: Tensor, out: Tensor, t: Level) -> Tensor:
+        own = self._own(t)
+        return self.base.clean(self._factor(t, own) * x_t, out, own)
+
+    def _own(self, t: Level) -> Level:
+        return self.schedule.at_ratio(t.ratio)
+
+    @staticmethod
+    def _factor(t: Level, own: Level) -> float:
+        # of the same ratio both are the same; beyond an end only the larger of noise and image can keep its size
+        return own.sigma / t.sigma if t.sigma >= t.alpha else own.alpha / t.alpha
 
 
 CONSISTENCY = ConsistencyFunction, LatentConsistencyFunction

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ipsolve.priors.networks.prediction import PREDICTIONS, Prediction, UnitRangeScore
+from ipsolve.priors.networks.prediction import PREDICTIONS, OnSchedule, Prediction, UnitRangeScore, Velocity
 from ipsolve.priors.schedule_spec import load_schedule
-from ipsolve.priors.schedules import Schedule
+from ipsolve.priors.schedules import FlowMatching, Schedule
 from ipsolve.priors.sde_schedules import GeometricVe
 from ipsolve.requests.errors import RequestError
 
@@ -18,23 +18,33 @@ def read_schedule(config: Mapping[str, Any], where: str) -> tuple[Schedule, Pred
 
     Two kinds are read: ``{"schedule": NAME, ..., "prediction_type": TYPE}``, a schedule as configurations name it
     (:mod:`ipsolve.priors.schedule_spec`), which is what ``python -m ray_jobs.convert`` writes; and diffusers'
-    ``ScoreSdeVeScheduler``.
+    ``ScoreSdeVeScheduler``. The first kind may say ``trained_on: {"schedule": NAME, ...}`` of a network that is to be
+    read at the levels of another schedule than its own: a denoiser as a flow, say.
 
     Raises:
         RequestError: unknown keys, or values out of their range.
     """
     if "schedule" in config:
-        kind = config.get("prediction_type")
-        if not isinstance(kind, str) or kind not in PREDICTIONS:
-            raise RequestError(where, f"prediction_type {kind!r}; allowed: {', '.join(PREDICTIONS)}")
         try:
-            schedule = load_schedule({key: value for key, value in config.items() if key != "prediction_type"})
-            return schedule, PREDICTIONS[kind]
+            return _own(config)
         except RequestError as error:
             raise RequestError(where, str(error)) from None
     if config.get("_class_name") == "ScoreSdeVeScheduler":
         return _score_sde_ve(config, where), UnitRangeScore()
     return None
+
+
+def _own(config: Mapping[str, Any]) -> tuple[Schedule, Prediction]:
+    kind, trained_on = config.get("prediction_type"), config.get("trained_on")
+    kinds = {**PREDICTIONS, "velocity": Velocity()}
+    if not isinstance(kind, str) or kind not in kinds:
+        raise RequestError(f"prediction_type {kind!r}; allowed: {', '.join(kinds)}")
+    others = ("prediction_type", "trained_on")
+    schedule = load_schedule({key: value for key, value in config.items() if key not in others})
+    trained = schedule if trained_on is None else load_schedule(trained_on)
+    if kind == "velocity" and not isinstance(trained, FlowMatching):
+        raise RequestError("prediction_type 'velocity' is of networks trained on schedule: flow_matching")
+    return schedule, kinds[kind] if trained_on is None else OnSchedule(kinds[kind], trained)
 
 
 def _score_sde_ve(config: Mapping[str, Any], where: str) -> GeometricVe:

@@ -20,4 +20,4 @@ def summary_of(
         tokens: see :func:`load_schedule`.
     """
     schedule, prediction = load_schedule(folder, tokens)
-    return PriorSummary(image_shape, latent, abilities_of(prediction) | abilities, schedule)
+    return PriorSummary(image_shape, latent, abilities_of(prediction, schedule) | abilities, schedule)

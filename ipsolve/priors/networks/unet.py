@@ -22,10 +22,10 @@ from ipsolve.priors.networks.diffusers_folder import (
 )
 from ipsolve.priors.networks.own import UNETS
 from ipsolve.priors.networks.preconditioning import WithLabel
-from ipsolve.priors.networks.prediction import CONSISTENCY, PREDICTIONS, Prediction, Velocity
+from ipsolve.priors.networks.prediction import CONSISTENCY, PREDICTIONS, Prediction
 from ipsolve.priors.networks.schedulers import load_schedule
 from ipsolve.priors.networks.tracing import require_output
-from ipsolve.priors.schedules import Level, Schedule
+from ipsolve.priors.schedules import FlowMatching, Level, Schedule
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
 
@@ -95,7 +95,7 @@ class UNetPrior(Prior):
         self.unet = execution.place(unet, execution.weights)
         self.schedule = schedule
         self.prediction = PREDICTIONS[prediction] if isinstance(prediction, str) else prediction
-        self.abilities = abilities_of(self.prediction) | variance_of(dict(unet.config))  # type: ignore[arg-type]
+        self.abilities = abilities_of(self.prediction, schedule) | variance_of(dict(unet.config))  # type: ignore[arg-type]
         self.execution = execution
         if execution.compile:
             self.unet.compile()
@@ -131,9 +131,9 @@ class UNetPrior(Prior):
         return [each for each in self.unet.parameters() if each.requires_grad]
 
 
-def abilities_of(prediction: Prediction) -> Traits:
+def abilities_of(prediction: Prediction, schedule: Schedule) -> Traits:
     """Return the abilities of a :class:`UNetPrior` whose network is read so."""
-    kinds = {"flow": isinstance(prediction, Velocity), "consistency": isinstance(prediction, CONSISTENCY)}
+    kinds = {"flow": isinstance(schedule, FlowMatching), "consistency": isinstance(prediction, CONSISTENCY)}
     return frozenset({"adaptable", *(name for name, holds in kinds.items() if holds)})
 
 
