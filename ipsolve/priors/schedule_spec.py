@@ -129,9 +129,10 @@ class FlowMatchingSpec(ScheduleSpec):
 
     name: ClassVar[str] = "flow_matching"
     shift: Annotated[float, Field(gt=0)] = 1.0
+    start: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def schedule(self) -> Schedule:
-        return schedules.FlowMatching(self.shift)
+        return schedules.FlowMatching(self.shift, self.start)
 
 
 @SCHEDULES.register

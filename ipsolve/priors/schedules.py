@@ -190,10 +190,12 @@ class FlowMatching(Schedule):
     """The straight path of flow matching: alpha = 1 - t, sigma = t, t in [0, 1] (Lipman et al. 2023, arXiv 2210.02747).
 
     ``levels`` run evenly from pure noise, t = 1, to the clean image, t = 0; ``shift`` above 1 spends more of them on
-    high noise: t' = shift t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv 2403.03206, eq. 23).
+    high noise: t' = shift t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv 2403.03206, eq. 23). ``start`` below 1 is
+    where they begin, and the most noise of ``at_ratio``: of a network that was never shown more.
     """
 
     shift: float = 1.0
+    start: float = 1.0
 
     def level(self, time: float) -> Level:
         return Level(time, 1 - time, time)
@@ -201,10 +203,10 @@ class FlowMatching(Schedule):
     def levels(self, num_steps: int, spacing: Spacing | None = None) -> list[Level]:
         require_steps(num_steps, spacing)
         times = [1 - i / num_steps for i in range(num_steps + 1)]
-        return [self.level(self.shift * t / (1 + (self.shift - 1) * t)) for t in times]
+        return [self.level(self.start * (self.shift * t / (1 + (self.shift - 1) * t))) for t in times]
 
     def at_ratio(self, ratio: float) -> Level:
-        return self.level(1.0 if math.isinf(ratio) else ratio / (1 + ratio))
+        return self.level(self.start if math.isinf(ratio) else min(ratio / (1 + ratio), self.start))
 
 
 def require_steps(num_steps: int, spacing: Spacing | None) -> None:

@@ -14,6 +14,9 @@ from ipsolve.conventions import UNITS
 from ipsolve.report.figures import Drawing, draw_figures, inline, stand_alone
 from ipsolve.report.strips import anchor, strips, within
 from ipsolve.report.tables import (
+    FRONT,
+    ON_FRONT,
+    front_lines,
     headline,
     label,
     number,
@@ -80,6 +83,8 @@ def render(view: RunView, figures: dict[str, Drawing]) -> str:
         headlines=[found for task in view.tasks if (found := headline(view, task))],
         overview=overview(view) if view.headline else [],
         tables={task: task_lines(view, task, columns) for task in view.tasks},
+        front=front_lines(view),
+        legend=f"{FRONT} Front: {ON_FRONT}",
         anchor=anchor(view) if view.solvers else "",
         strips=drawn,
         left_out=left_out,

@@ -12,6 +12,7 @@ import pandas as pd
 from ipsolve.metrics import METRICS, SET_METRICS
 from ipsolve.report.view import RunView, TableView
 from ipsolve.runs.config import Published
+from ipsolve.runs.front import costs_of, front
 from ipsolve.runs.results import image_metrics
 from ipsolve.runs.summary import present, set_metrics
 
@@ -219,6 +220,33 @@ def _against(view: RunView, task: str, best: str, column: Column) -> str:
 def p_value(value: float) -> str:
     """Return a p-value in words, such as ``p = 0.013`` or ``p < 0.001``."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if present(value) else ""
+
+
+FRONT = (
+    "The front of quality against cost, in brackets the network calls of an image, of all kinds, forward and backward."
+)
+ON_FRONT = (
+    "told to be better than everything cheaper, and nothing as cheap is better, by paired 95% intervals, which are not "
+    "corrected for their number."
+)
+
+
+def front_lines(view: RunView) -> list[list[str]]:
+    """Return for each task who is on the front of the headline metric, who is not told from a cheaper one, the rest.
+
+    Nothing where there is no choice: of one solver, or without the metric.
+    """
+    if view.headline is None or len(view.solvers) < 2:
+        return []
+    costs, lines = costs_of(view.rows), []
+    for task in view.tasks:
+        standings = front(view.pairs, costs, task, view.headline)
+        named = [
+            ", ".join(f"{each.solver} ({each.cost:.0f})" for each in standings if each.place == place) or "–"
+            for place in ("front", "tied", "behind")
+        ]
+        lines.append([task, *named])
+    return lines
 
 
 class PublishedLine(NamedTuple):

@@ -7,7 +7,10 @@ from ipsolve.conventions import UNITS
 from ipsolve.metrics import METRICS
 from ipsolve.report.tables import (
     COSTS,
+    FRONT,
+    ON_FRONT,
     Entry,
+    front_lines,
     headline,
     label,
     metric_column,
@@ -35,6 +38,8 @@ def markdown(view: RunView) -> str:
     for task in view.tasks:
         lines = [[line.solver, *map(bold, line.entries)] for line in task_lines(view, task, columns)]
         parts += [f"## {task}", *_sentence(view, task), markdown_table(["solver", *head[0]], lines)]
+    if table := front_table(view):
+        parts += ["## What quality costs", *table]
     if len(view.comparisons):
         parts += [f"## Differences to {view.config.baseline}", differences(view)]
     if view.published:
@@ -81,7 +86,15 @@ def document_table(view: RunView) -> str:
         "best mean, =: the paired interval of the difference to it holds zero. Denoiser calls and seconds are per "
         "image, means over the tasks."
     )
-    return f"{setting}\n\n" + markdown_table(["solver", *view.tasks, "denoiser calls", "s / image"], rows)
+    table = markdown_table(["solver", *view.tasks, "denoiser calls", "s / image"], rows)
+    return "\n\n".join([setting, table, *front_table(view)])
+
+
+def front_table(view: RunView) -> list[str]:
+    """Return a legend and a table of where solvers stand on the front; nothing where there is no choice."""
+    lines = front_lines(view)
+    head = ["task", "front", "not told from a cheaper one", "behind"]
+    return [f"{FRONT} *Front*: {ON_FRONT}", markdown_table(head, lines)] if lines else []
 
 
 def console_table(view: RunView) -> str:

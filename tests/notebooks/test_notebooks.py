@@ -8,6 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from ipsolve.report import open_run
+from ipsolve.runs.front import costs_of, front
 from ipsolve.runs.results import RunFolder
 from ipsolve.runs.summary import write_summary
 from ray_jobs import track
@@ -57,6 +59,19 @@ def test_one_image_goes_through_the_phases(monkeypatch: pytest.MonkeyPatch) -> N
     assert "16 denoiser calls; announced: 16 denoiser" in text
     after = float(text.split("after ")[1].split()[0])
     assert after < 1e-5
+
+
+def test_choose_a_method_runs_what_fits_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IPSOLVE_IMAGES", "2")
+    monkeypatch.setenv("IPSOLVE_OUTPUT", str(tmp_path))
+    text, figures = execute("choose_a_method.ipynb")
+    assert figures == 1
+    assert "red_diff: 2000 calls, left out: over the budget of 150" in text
+    view = open_run(str(tmp_path / "choose-a-method"))
+    assert "red_diff" not in view.solvers
+    standings = front(view.pairs, costs_of(view.rows), "task", "psnr", 150)
+    best = [each.solver for each in standings if each.place == "front"][-1]
+    assert f"within 150 calls: {best}" in text
 
 
 @pytest.mark.parametrize("name", NAMES)

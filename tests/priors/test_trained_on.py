@@ -140,3 +140,13 @@ def test_wrong_files_are_refused_in_one_line(content: dict[str, object], message
         load_schedule(tmp_path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_flow_that_starts_late_starts_at_the_noisiest_level_of_the_network() -> None:
+    late = FlowMatching(shift=1.5, start=0.9)
+    assert late.levels(4)[0] == Level(0.9, pytest.approx(0.1), 0.9)  # type: ignore[comparison-overlap]
+    assert late.levels(4)[-1].time == 0
+    whole = FlowMatching(shift=1.5)
+    assert [t.time for t in late.levels(4)] == pytest.approx([0.9 * t.time for t in whole.levels(4)])
+    assert late.at_ratio(1e6).time == late.at_ratio(float("inf")).time == 0.9
+    assert late.at_ratio(0.5) == whole.at_ratio(0.5)

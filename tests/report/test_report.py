@@ -261,7 +261,9 @@ def test_the_command_fills_a_document(run: Path, view: RunView, tmp_path: Path) 
     assert "stale" not in text
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert table[0] == ["solver", *view.tasks, "denoiser calls", "s / image"]
-    assert [line[0] for line in table[2:]] == view.solvers
+    assert [line[0] for line in table[2:-4]] == view.solvers
+    assert table[-4][:2] == ["task", "front"]
+    assert [line[0] for line in table[-2:]] == view.tasks
     own = view.summary[view.summary["solver"] == view.solvers[0]]
     assert table[2][1].strip("* =").startswith(f"{own['psnr'].iloc[0]:.2f}")
     assert table[2][-2] == f"{own['denoiser_calls'].mean():.0f}"

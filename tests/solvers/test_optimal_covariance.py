@@ -20,6 +20,7 @@ from ipsolve.randomness import image_rng
 from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import parse_solver
 from ipsolve.solvers.guidance.optimal_covariance import OptimalCovariance
+from ipsolve.solvers.steps.diffusion import posterior_std, transition_variance
 from ipsolve.solvers.steps.haar import haar, haar_bands, inverse_haar
 from ipsolve.solvers.steps.variances import estimate_variances, variances_at
 
@@ -57,6 +58,44 @@ def test_a_covariance_that_is_exact_gives_the_posterior_mean(schedule: str, step
         found, expected = solver._posterior_mean(problem.problem, x_t, t), problem.posterior(x_t, t)[0]
         # CG stops at 1e-4 of the residual
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 if solver.covariance == "tmpd" else 1e-9)
+
+
+class Learned(MixturePrior):
+    """A Gaussian that has learned the exact variance of its steps, of each entry."""
+
+    abilities = frozenset({"learned_variance"})
+
+    def __init__(self, gauss: GaussianProblem) -> None:
+        assert isinstance(gauss.problem.prior, MixturePrior)
+        super().__init__(gauss.problem.prior.mixture, (D,), gauss.problem.prior.schedule)
+        self.variances = torch.diagonal(gauss.covariance)
+
+    def denoise_with_variance(self, x_t: Tensor, t: Level) -> tuple[Tensor, Tensor]:
+        s = self.schedule.level(t.time - 1)
+        beta = transition_variance(t, s)
+        # of q(x_s | x_t), by Gaussian conditioning on the chain x_0 -> x_s -> x_t
+        of_s, of_t = (level.alpha**2 * self.variances + level.sigma**2 for level in (s, t))
+        exact = of_s * beta / of_t
+        v = torch.log(exact / posterior_std(t, s) ** 2) / math.log(beta / posterior_std(t, s) ** 2)
+        return self.denoise(x_t, t), v.expand_as(x_t)
+
+
+@both_types
+@pytest.mark.parametrize("step", [0, 10, 18])
+def test_the_variance_of_a_step_converts_to_that_of_x_0(guidance: Any, step: int) -> None:
+    t = SCHEDULES["vp"].levels(20)[step]
+    diagonal = torch.diag(torch.tensor([2.0, 0.1, 1.0, 0.5, 3.0], dtype=F64))
+    gauss = with_covariance(gaussian_problem("vp", std=1.0), diagonal)
+    problem = replace(gauss.problem, prior=Learned(gauss))
+    solver = OptimalCovariance(guidance=guidance, covariance="convert", mle_sigma_thres=1e9)
+    x_t = state(gauss, t)
+    torch.testing.assert_close(
+        solver._posterior_mean(problem, x_t, t), gauss.posterior(x_t, t)[0], rtol=1e-4, atol=1e-4
+    )
+    assert solver.needs() >= {"learned_variance", "linear", "pixel"}
+    above = replace(solver, mle_sigma_thres=t.ratio)._posterior_mean(problem, x_t, t)
+    pgdm = replace(solver, covariance="pgdm")._posterior_mean(problem, x_t, t)
+    torch.testing.assert_close(above, pgdm, rtol=0, atol=0)
 
 
 def test_above_its_threshold_every_covariance_is_that_of_pgdm() -> None:
@@ -189,7 +228,7 @@ def test_clipping_is_of_the_corrected_estimate() -> None:
         ({"covariance": "dps", "guidance": "II"}, "with covariance=dps II is no guidance; allowed: I"),
         ({"covariance": "analytic", "variances": [[0.1, 0.1, 0.2]]}, "must be rows of a growing ratio"),
         ({"covariance": "analytic", "variances": [[0.2, 0.1], [0.1, 0.1]]}, "must be rows of a growing ratio"),
-        ({"covariance": "convert"}, "covariance"),
+        ({"covariance": "converted"}, "covariance"),
     ],
 )
 def test_wrong_settings_are_one_line(fields: dict[str, Any], message: str) -> None:

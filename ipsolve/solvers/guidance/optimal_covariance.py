@@ -11,16 +11,17 @@ and any sampler runs with it in place of x_0. Both are exact for a Gaussian prio
 V = r^2 C (C + r^2 I)^-1. V below ``mle_sigma_thres``, above which it is that of ``pgdm``:
 
     analytic  v I, or diagonal in the Haar wavelet with a v for each band: a table of the mean squared error of x_0
+    convert   of the variance that a network has learned for a step to the next time of its table: it is beta~ + c^2 V
+              where q(x_s | x_t, x_0) = N(c x_0 + .., beta~), c = alpha_s (1 - (r_s / r_t)^2)
     tmpd      diag(r^2 J^T 1), the row sums of the covariance (Boys et al. 2023, arXiv 2310.06721)
     pgdm      r^2 / (1 + r^2) I
     diffpir   r^2 / lambda I, at all levels
     dps       0, at all levels; type I is then DPS with the weight that the noise of y gives
 
-Departures: the paper's ``convert`` reads V from the learned variances of a network, which no prior here gives, and its
-wavelet form is predicted from x_t by a trained head, here the mean over data in the same basis. Its script for the
-table of ``analytic`` adds up batches and forgets to divide by their number (in the version read). In its ``pgdm``
-guidance the step of type I is multiplied by v, as ``pigdm`` does. It bounds sigma_y from below by 0.001. A row sum of J
-that is negative counts as next to 0 here.
+Departures: the wavelet form of the paper is predicted from x_t by a trained head, here it is the mean over data in the
+same basis. Its script for the table of ``analytic`` adds up batches and forgets to divide by their number (in the
+version read). In its ``pgdm`` guidance the step of type I is multiplied by v, as ``pigdm`` does. It bounds sigma_y from
+below by 0.001. A row sum of J that is negative counts as next to 0 here, as does a learned variance below beta~.
 """
 
 from __future__ import annotations
@@ -39,14 +40,24 @@ from ipsolve.conventions import per_image
 from ipsolve.linalg import conjugate_gradient
 from ipsolve.operators.base import LinearOperator, require
 from ipsolve.operators.tasks import Task
-from ipsolve.priors.schedules import Level, Spacing
+from ipsolve.priors.base import Prior
+from ipsolve.priors.schedules import Level, Schedule, Spacing
 from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
-from ipsolve.solvers.steps.diffusion import clipped, ddim_step, denoise_with_pullback, initial_state, noise_in
+from ipsolve.solvers.steps.diffusion import (
+    clipped,
+    ddim_step,
+    initial_state,
+    learned_std,
+    noise_in,
+    posterior_std,
+)
 from ipsolve.solvers.steps.haar import haar, haar_bands, inverse_haar
 from ipsolve.solvers.steps.variances import Table, haar_levels_of, variances_at
+
+Pullback = Callable[[Tensor], Tensor]  # u -> J^T u
 
 _CG = (1000, 1e-4)  # iterations and tolerance of the authors' code
 _SMALLEST_SHARE = 1e-6  # of r^2: no entry of x_0 is taken for certain
@@ -84,7 +95,7 @@ class OptimalCovariance(Solver):
     num_steps: Annotated[int, Field(ge=1)] = 50
     timestep_spacing: Spacing | None = None
     guidance: Literal["I", "II"] = "I"
-    covariance: Literal["analytic", "tmpd", "pgdm", "diffpir", "dps"] = "tmpd"
+    covariance: Literal["analytic", "convert", "tmpd", "pgdm", "diffpir", "dps"] = "tmpd"
     variances: tuple[tuple[Annotated[float, Field(gt=0)], ...], ...] | None = None
     mle_sigma_thres: Annotated[float, Field(ge=0)] = 0.2
     lambda_: Annotated[float, Field(gt=0)] = 8.0
@@ -105,7 +116,8 @@ class OptimalCovariance(Solver):
 
     def needs(self) -> Traits:
         wavelet = self.covariance == "analytic" and self.variances is not None and haar_levels_of(self.variances) > 0
-        return super().needs() | ({"noisy"} if self.covariance == "dps" else set()) | ({"image"} if wavelet else set())
+        wanted = {"noisy": self.covariance == "dps", "image": wavelet, "learned_variance": self.covariance == "convert"}
+        return super().needs() | {trait for trait, needed in wanted.items() if needed}
 
     def check(self, task: Task, prior: Traits) -> None:
         if self.covariance == "analytic" and self.variances is None:
@@ -137,12 +149,8 @@ class OptimalCovariance(Solver):
         """Return the estimate of E[x_0 | x_t, y]."""
         if t.alpha == 0:  # pure noise, of which y says nothing
             return clipped(problem.prior.denoise(x_t, t), self.clip_denoised)
-        pullback: Callable[[Tensor], Tensor] | None = None
-        if self.guidance == "I" or self.covariance == "tmpd":
-            x_0, pullback = denoise_with_pullback(problem.prior, x_t, t)
-        else:
-            x_0 = problem.prior.denoise(x_t, t)
-        variance = self._variance(x_0, t, pullback)
+        x_0, pullback, v = self._denoise(problem.prior, x_t, t)
+        variance = self._converted(v, t, problem.prior.schedule) if v is not None else self._variance(x_0, t, pullback)
         m = _weighted_residual(problem, problem.linear_operator, x_0, variance)
         if self.guidance == "I" and pullback is not None:
             x_0 = x_0 + t.sigma**2 / t.alpha * pullback(m)
@@ -150,9 +158,30 @@ class OptimalCovariance(Solver):
             x_0 = x_0 + (variance * m if isinstance(variance, float) else variance(m))
         return clipped(x_0, self.clip_denoised)
 
-    def _variance(
-        self, x_0: Tensor, t: Level, pullback: Callable[[Tensor], Tensor] | None
-    ) -> float | Callable[[Tensor], Tensor]:
+    def _denoise(self, prior: Prior, x_t: Tensor, t: Level) -> tuple[Tensor, Pullback | None, Tensor | None]:
+        """Return E[x_0 | x_t], J^T as far as the settings need it, and v of the variance of a step likewise."""
+        gradient = self.guidance == "I" or self.covariance == "tmpd"
+        with torch.set_grad_enabled(gradient):
+            point = x_t.detach().requires_grad_(gradient)
+            if self.covariance == "convert" and t.ratio < self.mle_sigma_thres:
+                x_0, v = prior.denoise_with_variance(point, t)
+            else:
+                x_0, v = prior.denoise(point, t), None
+
+        def pullback(u: Tensor) -> Tensor:
+            return torch.autograd.grad(x_0, point, u, retain_graph=True)[0]
+
+        return x_0.detach(), pullback if gradient else None, v
+
+    def _converted(self, v: Tensor, t: Level, schedule: Schedule) -> Callable[[Tensor], Tensor]:
+        """Return u -> V u of what a network says of the variance of a step to the next time of its table."""
+        s = schedule.level(t.time - 1)
+        gain = s.alpha * (1 - (s.ratio / t.ratio) ** 2)
+        variance = (learned_std(v, t, s) ** 2 - posterior_std(t, s) ** 2) / gain**2
+        least = _SMALLEST_SHARE * t.ratio**2
+        return lambda u: variance.clamp_min(least) * u
+
+    def _variance(self, x_0: Tensor, t: Level, pullback: Pullback | None) -> float | Callable[[Tensor], Tensor]:
         """Return V, as v where it is v I, else as the map u -> V u."""
         if self.covariance == "dps":
             return 0.0
