@@ -23,7 +23,8 @@ class Standing(NamedTuple):
     """Where a solver stands on a task.
 
     ``front``: it is told to be better than everything that costs less, and nothing of its cost or less is better.
-    ``tied``: nothing of its cost or less is better, but ``rival``, which costs less, is not told to be worse.
+    ``tied``: nothing of its cost or less is better, but ``rival``, which costs less (or as much, with the better mean),
+    is not told to be worse. So the front always has a member.
     ``behind``: ``rival``, which costs no more, is better.
     """
 
@@ -71,19 +72,25 @@ def front(
     found = []
     for name in order:
         rivals = [other for other in order if other != name and costs[task, other] <= costs[task, name]]
-        place, rival = _place(pairs, task, metric, name, rivals, sign)
+        place, rival = _place(pairs, task, metric, name, rivals, set(order[: order.index(name)]), sign)
         found.append(Standing(name, costs[task, name], float(means[name]), place, rival))
     return found
 
 
-def _place(pairs: Pairs, task: str, metric: str, name: str, rivals: list[str], sign: int) -> tuple[Place, str | None]:
-    """Return the place of a solver among ``rivals``, and the one that keeps it off the front, the best of them."""
+def _place(
+    pairs: Pairs, task: str, metric: str, name: str, rivals: list[str], before: set[str], sign: int
+) -> tuple[Place, str | None]:
+    """Return the place of a solver among ``rivals``, and the one that keeps it off the front, the best of them.
+
+    Of two at the same cost that cannot be told apart, only the one with the lower mean is tied: ``before`` names those
+    that a solver has to beat.
+    """
     differences = {other: pairs.difference(task, metric, name, other) for other in rivals}
     ahead = sorted(rivals, key=lambda other: sign * differences[other].difference)
     for other in ahead:
         if not differences[other].tie and sign * differences[other].difference < 0:
             return "behind", other
     for other in ahead:
-        if differences[other].tie:
+        if differences[other].tie and other in before:
             return "tied", other
     return "front", None

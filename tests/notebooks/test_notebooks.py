@@ -66,7 +66,7 @@ def test_choose_a_method_runs_what_fits_the_budget(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("IPSOLVE_OUTPUT", str(tmp_path))
     text, figures = execute("choose_a_method.ipynb")
     assert figures == 1
-    assert "red_diff: 2000 calls, left out: over the budget of 150" in text
+    assert "red_diff: 3002 calls, left out: over the budget of 150" in text
     view = open_run(str(tmp_path / "choose-a-method"))
     assert "red_diff" not in view.solvers
     standings = front(view.pairs, costs_of(view.rows), "task", "psnr", 150)

@@ -65,6 +65,17 @@ def test_a_higher_mean_is_not_enough() -> None:
     assert places(rows)["dear"] == ("tied", "cheap")
 
 
+def test_of_equal_cost_and_not_told_apart_the_better_mean_stands_on_the_front() -> None:
+    """Two that cost nothing, on two images: neither keeps the other off, or nothing at all would be on the front."""
+    rows = rows_of({"one": (0, 0.0, 2.0), "other": (0, 0.3, 2.0), "dear": (9, 0.1, 2.0)}, images=2)
+    assert places(rows) == {"other": ("front", None), "one": ("tied", "other"), "dear": ("tied", "other")}
+
+
+def test_of_equal_cost_the_one_that_is_worse_is_behind() -> None:
+    rows = rows_of({"one": (0, 0.0, 0.1), "other": (0, 1.0, 0.1)})
+    assert places(rows) == {"other": ("front", None), "one": ("behind", "other")}
+
+
 def test_of_distances_the_lower_is_better() -> None:
     rows = rows_of(FIVE, metric="lpips")
     assert places(rows, "lpips")["cheap"] == ("front", None)
