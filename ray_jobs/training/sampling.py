@@ -36,8 +36,8 @@ def sample_states(unet: Any, scheduler: DDIMScheduler, count: int, steps: int, s
 @torch.no_grad()
 def flow_states(prior: UNetPrior, shape: tuple[int, ...], count: int, steps: int, seed: int) -> Tensor:
     """Return ``count`` samples of a flow, (count, *shape), by Euler's rule on the levels of its schedule."""
-    start = torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
     levels = prior.schedule.levels(steps)
+    start = levels[0].sigma * torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
     samples = []
     for x in torch.split(start.to(prior.execution.device), _BATCH):
         for t, s in pairwise(levels):
