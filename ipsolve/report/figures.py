@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ipsolve.metrics import METRICS
+from ipsolve.report.ranks import rank_figure
 from ipsolve.report.tables import label
 from ipsolve.report.view import RunView, TableView
 from ipsolve.runs.results import COUNTS, image_metrics
@@ -58,7 +59,7 @@ class Drawing:
 
 
 def draw_figures(view: RunView) -> dict[str, Drawing]:
-    """Return figures by name: ``forest_<metric>``, ``cost_seconds`` and ``cost_calls``, where there is data."""
+    """Return figures by name, those with data: ``forest_<metric>``, ``ranks``, ``cost_seconds``, ``cost_calls``."""
     drawn = {}
     with mpl.rc_context(STYLE):
         for metric in image_metrics():
@@ -67,6 +68,8 @@ def draw_figures(view: RunView) -> dict[str, Drawing]:
                 side = "right" if higher_is_better(metric) else "left"
                 what = f"{label(metric)} minus {view.config.baseline}{_unit(metric)}"
                 drawn[f"forest_{metric}"] = draw(forest(view, table, f"{what} ({side} of zero is better)"))
+        if view.ranking:
+            drawn["ranks"] = draw(rank_figure(view.ranking, solver_style(view)))
         headline = view.headline
         if headline is not None and np.isfinite(view.summary[headline]).any():  # an infinite one is on no axis
             calls = view.rows.assign(calls=view.rows[list(COUNTS)].sum(axis=1))

@@ -12,10 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ipsolve.citation import bibliography
 from ipsolve.conventions import UNITS
 from ipsolve.report.figures import Drawing, draw_figures, inline, stand_alone
+from ipsolve.report.ranks import RANK_HEAD, rank_lines, rank_words
 from ipsolve.report.strips import anchor, strips, within
 from ipsolve.report.tables import (
     FRONT,
     ON_FRONT,
+    corrected,
     front_lines,
     headline,
     label,
@@ -84,6 +86,9 @@ def render(view: RunView, figures: dict[str, Drawing]) -> str:
         overview=overview(view) if view.headline else [],
         tables={task: task_lines(view, task, columns) for task in view.tasks},
         front=front_lines(view),
+        rank_head=RANK_HEAD,
+        rank_lines=rank_lines(view.ranking) if view.ranking else [],
+        rank_words=rank_words(view.ranking) if view.ranking else "",
         legend=f"{FRONT} Front: {ON_FRONT}",
         anchor=anchor(view) if view.solvers else "",
         strips=drawn,
@@ -115,7 +120,7 @@ def fill(template: str, view: TableView, figures: dict[str, Drawing], **parts: A
         script=(ASSETS / "report.js").read_text(),
         config=view.config,
         config_text=view.config_text,
-        comparisons=view.comparisons.to_dict("records"),
+        comparisons=corrected(view.comparisons).to_dict("records"),
         figures={name: inline(drawing.svg) for name, drawing in figures.items()},
         failures=view.failures.head(MAX_FAILURES).to_dict("records"),
         num_failures=len(view.failures),

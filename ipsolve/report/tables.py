@@ -14,6 +14,7 @@ from ipsolve.report.view import RunView, TableView
 from ipsolve.runs.config import Published
 from ipsolve.runs.front import costs_of, front
 from ipsolve.runs.results import image_metrics
+from ipsolve.runs.statistics import holm
 from ipsolve.runs.summary import present, set_metrics
 
 
@@ -220,6 +221,12 @@ def _against(view: RunView, task: str, best: str, column: Column) -> str:
 def p_value(value: float) -> str:
     """Return a p-value in words, such as ``p = 0.013`` or ``p < 0.001``."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if present(value) else ""
+
+
+def corrected(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of ``comparisons.csv`` with ``p_holm``, corrected for all those of the same metric."""
+    by_metric = comparisons.groupby("metric")["p_value"] if len(comparisons) else comparisons["p_value"]
+    return comparisons.assign(p_holm=by_metric.transform(holm))
 
 
 FRONT = (

@@ -5,11 +5,13 @@ from __future__ import annotations
 from ipsolve.citation import bibliography
 from ipsolve.conventions import UNITS
 from ipsolve.metrics import METRICS
+from ipsolve.report.ranks import RANK_HEAD, rank_lines, rank_words
 from ipsolve.report.tables import (
     COSTS,
     FRONT,
     ON_FRONT,
     Entry,
+    corrected,
     front_lines,
     headline,
     label,
@@ -26,7 +28,7 @@ from ipsolve.requests.errors import RequestError
 
 LEGEND = (
     "Means over images with 95% intervals. **Bold**: best mean. =: the paired 95% interval of the difference to the "
-    "best holds zero. p-values are of paired t-tests and not corrected for their number."
+    "best holds zero. p-values are of paired t-tests, and beside them corrected for all of the same metric (Holm)."
 )
 
 
@@ -40,6 +42,9 @@ def markdown(view: RunView) -> str:
         parts += [f"## {task}", *_sentence(view, task), markdown_table(["solver", *head[0]], lines)]
     if table := front_table(view):
         parts += ["## What quality costs", *table]
+    if view.ranking:
+        parts += ["## Ranks over the tasks", rank_words(view.ranking)]
+        parts += [markdown_table(list(RANK_HEAD), rank_lines(view.ranking))]
     if len(view.comparisons):
         parts += [f"## Differences to {view.config.baseline}", differences(view)]
     if view.published:
@@ -121,14 +126,13 @@ def _sentence(view: RunView, task: str) -> list[str]:
 def differences(view: TableView) -> str:
     """Return the differences to the baseline as Markdown."""
     lines = []
-    for row in view.comparisons.to_dict("records"):
+    for row in corrected(view.comparisons).to_dict("records"):
         digits = METRICS[row["metric"]].decimals if row["metric"] in METRICS else 4
         interval = f"[{number(row['ci95_low'], digits, True)}, {number(row['ci95_high'], digits, True)}]"
         difference = number(row["difference"], digits, True)
-        lines.append(
-            [row["task"], row["metric"], row["solver"], difference, interval, p_value(row["p_value"]), str(row["n"])]
-        )
-    return markdown_table(["task", "metric", "solver", "difference", "95% interval", "p", "n"], lines)
+        p_values = [p_value(row["p_value"]), p_value(row["p_holm"])]
+        lines.append([row["task"], row["metric"], row["solver"], difference, interval, *p_values, str(row["n"])])
+    return markdown_table(["task", "metric", "solver", "difference", "95% interval", "p", "Holm", "n"], lines)
 
 
 def bold(entry: Entry) -> str:

@@ -17,6 +17,7 @@ from ipsolve.requests.errors import RequestError
 from ipsolve.requests.validation import build
 from ipsolve.runs.citations import citations
 from ipsolve.runs.config import Config, Published, RunConfig, load_published
+from ipsolve.runs.ranks import Ranking, ranking
 from ipsolve.runs.results import RESULTS, RunFolder, image_metrics
 from ipsolve.runs.summary import (
     Cell,
@@ -94,6 +95,11 @@ class RunView:
     def headline(self) -> str | None:
         """The metric of images that the run is read by; None where none was asked for."""
         return headline_of(self.config.metrics, self.config.headline)
+
+    @cached_property
+    def ranking(self) -> Ranking | None:
+        """The solvers by their ranks over the tasks in the headline metric."""
+        return None if self.headline is None else ranking(self.rows, self.headline)
 
     @cached_property
     def citations(self) -> list[Citation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ VARIANCE = 0.25
 class GaussianVelocity(nn.Module):
     """The velocity of the flow of N(0, 0.25)."""
 
-    config = {"in_channels": 1, "out_channels": 1}
+    config: ClassVar = {"in_channels": 1, "out_channels": 1}
 
     def forward(self, x: Tensor, time: Tensor, return_dict: bool) -> tuple[Tensor]:
         t = (time / 1000).view(-1, 1, 1, 1)

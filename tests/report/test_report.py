@@ -78,9 +78,9 @@ def test_the_page_is_whole_and_fetches_nothing(page: str) -> None:
 
 
 def test_the_page_shows_every_part(page: str) -> None:
-    for part in ("summary", "comparisons", "cost", "images", "published", "failures", "provenance"):
+    for part in ("summary", "comparisons", "ranks", "cost", "images", "published", "failures", "provenance"):
         assert f'<section id="{part}">' in page
-    assert page.count("<svg") == 4  # forests of psnr and ssim, two of cost
+    assert page.count("<svg") == 5  # forests of psnr and ssim, ranks, two of cost
     assert "0123abc" in page
     assert "nullspace_resample:" in page  # the configuration
     assert UNITS.replace("&", "&amp;") in page.replace("&#39;", "'")
@@ -94,7 +94,7 @@ def test_absent_metrics_come_with_the_way_to_get_them(run: Path, view: RunView, 
 
 
 def test_figures_are_files_too(run: Path, page: str) -> None:
-    for name in ("forest_psnr", "forest_ssim", "cost_seconds", "cost_calls"):
+    for name in ("forest_psnr", "forest_ssim", "ranks", "cost_seconds", "cost_calls"):
         svg = (run / "figures" / f"{name}.svg").read_text()
         assert svg.startswith("<svg")
         assert not re.search("#010203|#040506|#070809|var\\(", svg)  # no stand-in colour is left
