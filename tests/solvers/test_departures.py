@@ -16,6 +16,7 @@ from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import DiscreteSchedule, Edm, Schedule, Spacing, linear
 from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import SOLVERS, Solver, parse_solver
+from ipsolve.solvers.decoupled.daps import DAPS
 from ipsolve.solvers.explicit.score_ald import ScoreALD
 from ipsolve.solvers.guidance.dps import DPS
 from ipsolve.solvers.guidance.dsg import DSG
@@ -172,6 +173,26 @@ def test_ddrm_strict_ends_on_the_estimate(steps: int) -> None:
 def test_ddrm_strict_is_no_other_method_where_there_is_noise() -> None:
     ends = [solved(DDRM(num_steps=6, strict=strict), SR, pixel()) for strict in (False, True)]
     torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_ddrm_unit_start_begins_with_the_first_state_over_its_noise() -> None:
+    seen = {unit: Seen(pixel()) for unit in (False, True)}
+    for unit, prior in seen.items():
+        solved(DDRM(num_steps=3, unit_start=unit), SR, prior)
+    (x, t), (over, _) = seen[False].asked[0], seen[True].asked[0]
+    assert t.sigma < 0.999
+    torch.testing.assert_close(over * t.sigma, x, rtol=0, atol=1e-12)
+
+
+def test_daps_ode_may_end_in_a_state() -> None:
+    """Langevin steps of no length leave what the ODE of the only level ended with: one Euler step to ode_sigma_min."""
+    seen = Seen(pixel(Edm()))
+    still = {"num_steps": 1, "sigma_max": 5.0, "ode_steps": 1, "langevin_steps": 1, "lr": 1e-30, "limit_lr": False}
+    end = solved(DAPS(**still, ode_sigma_min=0.5, ode_end="state"), SR, seen)
+    x, t = seen.asked[0]
+    x_0 = seen.prior.denoise(x, t)
+    torch.testing.assert_close(end, x_0 + 0.5 / 5.0 * (x - x_0), rtol=0, atol=1e-9)
+    torch.testing.assert_close(solved(DAPS(**still, ode_sigma_min=0.5), SR, seen), x_0, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("latent", [False, True])
