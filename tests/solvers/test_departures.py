@@ -20,6 +20,7 @@ from ipsolve.solvers.decoupled.daps import DAPS
 from ipsolve.solvers.explicit.score_ald import ScoreALD
 from ipsolve.solvers.guidance.dps import DPS
 from ipsolve.solvers.guidance.dsg import DSG
+from ipsolve.solvers.guidance.mcg import MCG
 from ipsolve.solvers.projection.ddrm import DDRM
 from ipsolve.solvers.projection.dds import DDS
 from ipsolve.solvers.projection.ilvr import ILVR
@@ -120,6 +121,16 @@ def test_latents_are_not_clipped(name: str) -> None:
     solver = parse_solver({"solver": name, "clip_denoised": True})
     with pytest.raises(RequestError, match=f"^solver {name} needs a pixel prior"):
         solver.check(parse_task(SR), frozenset({"latent"}))
+
+
+@pytest.mark.parametrize("solver", [ILVR(1, reference_level="current"), MCG(1, measurement_level="current")])
+def test_a_measurement_may_keep_the_noise_of_the_level_before(solver: Solver) -> None:
+    """Of one step to the clean image: A x is alpha_t y + sigma_t A n in place of y, n the third draw."""
+    problem, drawn = posed(NOISELESS, pixel(), 2).problem, posed(NOISELESS, pixel(), 2).problem
+    n, t = [drawn.noise() for _ in range(3)][-1], problem.prior.schedule.levels(1)[0]
+    a = problem.linear_operator.forward
+    expected = t.alpha * problem.y + t.sigma * a(n)
+    torch.testing.assert_close(a(one_sample(solver, problem)), expected, rtol=0, atol=1e-9)
 
 
 def test_ilvr_frees_one_step_more_than_range_t() -> None:
