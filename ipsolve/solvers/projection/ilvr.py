@@ -41,8 +41,8 @@ class ILVR(Solver):
         range_t: steps are counted down to 0, the last, and those up to ``range_t`` are without conditioning, as in the
             authors' code: in ``range_t`` + 1 steps the prior is free to alter what A measures. Null conditions every
             step, which is Algorithm 1.
-        reference_level: the noise of y_s: that of the ``next`` level s, as in Algorithm 1, or of t, the ``current`` one,
-            as in the authors' code.
+        reference_level: the noise of y_s: that of the ``next`` level s, as in Algorithm 1, or of t, the ``current``
+            one, as in the authors' code.
         clip_denoised: clip x_0 to [-1, 1], the range of images.
         signal_std: assumed std of image values; damps A^+ by (noise_std / signal_std)^2. Null is the exact A^+.
     """

@@ -65,6 +65,11 @@ def noise(k: int, *shape: int) -> Tensor:
     return numbers(100 + k, BATCH, *(shape or (D,)))
 
 
+def uniform(k: int, *shape: int) -> Tensor:
+    """Return the k-th draw from U[0, 1) of both images, (BATCH, *shape)."""
+    return torch.from_numpy(np.random.RandomState(900 + k).random_sample((BATCH, *shape)).round(3))
+
+
 class Injected(ImageRng):
     """The streams of both images with the draws of this module in their place; what else is drawn is refused.
 
@@ -77,11 +82,14 @@ class Injected(ImageRng):
     def __init__(self, start: float = 1.0, order: Iterable[int] | None = None) -> None:
         super().__init__(torch.arange(BATCH))
         self._order: Iterator[int] = iter(count() if order is None else order)
-        self._scale = 1 / start
+        self._scale, self._uniforms = 1 / start, count()
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         drawn, self._scale = self._scale * noise(next(self._order), *shape).to(dtype), 1.0
         return drawn
+
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return uniform(next(self._uniforms), *shape).to(dtype)
 
     def _bits(self, count: int) -> Tensor:
         raise AssertionError("a draw that official code does not make")
