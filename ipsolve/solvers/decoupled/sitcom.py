@@ -68,12 +68,8 @@ class SITCOM(Solver):
         arxiv="2410.04479",
     )
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "official": {
-            "iterations": 29,
-            "lr": 0.02,
-            "stop": "before",
-            "clip": True,
-        },  # 30, one idle
+        # 30 steps there, of which the last does not count
+        "official": {"iterations": 29, "lr": 0.02, "stop": "before", "clip": True},
     }
 
     num_steps: Annotated[int, Field(ge=1)] = 20
