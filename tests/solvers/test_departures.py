@@ -123,7 +123,12 @@ def test_latents_are_not_clipped(name: str) -> None:
         solver.check(parse_task(SR), frozenset({"latent"}))
 
 
-@pytest.mark.parametrize("solver", [ILVR(1, reference_level="current"), MCG(1, measurement_level="current")])
+SDE_CURRENT = ScoreSDE(1, corrector_steps=0, measurement_level="current")
+
+
+@pytest.mark.parametrize(
+    "solver", [ILVR(1, reference_level="current"), MCG(1, measurement_level="current"), SDE_CURRENT]
+)
 def test_a_measurement_may_keep_the_noise_of_the_level_before(solver: Solver) -> None:
     """Of one step to the clean image: A x is alpha_t y + sigma_t A n in place of y, n the third draw."""
     problem, drawn = posed(NOISELESS, pixel(), 2).problem, posed(NOISELESS, pixel(), 2).problem
