@@ -107,7 +107,7 @@ def test_a_spacing_is_that_of_the_levels_alone(name: str, spacing: Spacing) -> N
     assert not torch.equal(told, answer(linear()))
 
 
-@pytest.mark.parametrize("name", ["dps", "dpps", "mcg", "dsg", "mpgd", "dmps", "ilvr", "dcdp"])
+@pytest.mark.parametrize("name", ["dps", "dpps", "mcg", "dsg", "mpgd", "dmps", "ilvr", "dcdp", "diffpir"])
 def test_clipping_is_that_of_the_prior(name: str) -> None:
     """A prior that clips its answers itself, gradient and all, gives the same; this one's are far outside [-1, 1]."""
     clips = replace(small(name), clip_denoised=True)  # type: ignore[type-var]
@@ -116,7 +116,7 @@ def test_clipping_is_that_of_the_prior(name: str) -> None:
     assert not torch.allclose(told, solved(small(name), SR, pixel(std=2.0)), atol=0.01)
 
 
-@pytest.mark.parametrize("name", ["dsg", "mpgd", "dcdp"])
+@pytest.mark.parametrize("name", ["dsg", "mpgd", "dcdp", "diffpir"])
 def test_latents_are_not_clipped(name: str) -> None:
     solver = parse_solver({"solver": name, "clip_denoised": True})
     with pytest.raises(RequestError, match=f"^solver {name} needs a pixel prior"):
