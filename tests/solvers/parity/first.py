@@ -46,7 +46,7 @@ SEEN = torch.arange(1, D, 4)  # by the mask
 
 
 def dense() -> Tensor:
-    """Return A with singular values from about 0.5 to 1.5, (M, D)."""
+    """Return A with singular values from 0.6 to 1.5, (M, D)."""
     return numbers(3, M, D) / math.sqrt(D)
 
 

@@ -12,6 +12,7 @@ CASES = {
     "ddpm": DPS(num_steps=6, timestep_spacing="linspace", zeta=0.3),
     "ddpm clipped": DPS(num_steps=6, timestep_spacing="linspace", zeta=1.0, clip_denoised=True),
     "ddpm learned variance": DPS(num_steps=6, timestep_spacing="linspace", zeta=0.5, variance="learned"),
+    "poisson": DPS(num_steps=6, timestep_spacing="linspace", zeta=0.02, norm="poisson"),
     "ddim": DPS(num_steps=6, timestep_spacing="linspace", zeta=0.3, eta=0),
 }
 
