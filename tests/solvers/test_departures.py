@@ -16,9 +16,11 @@ from ipsolve.priors.mixtures.mixture import MixturePrior
 from ipsolve.priors.schedules import DiscreteSchedule, Edm, Schedule, Spacing, linear
 from ipsolve.requests.errors import RequestError
 from ipsolve.solvers import SOLVERS, Solver, parse_solver
+from ipsolve.solvers.decoupled.daps import DAPS
 from ipsolve.solvers.explicit.score_ald import ScoreALD
 from ipsolve.solvers.guidance.dps import DPS
 from ipsolve.solvers.guidance.dsg import DSG
+from ipsolve.solvers.guidance.mcg import MCG
 from ipsolve.solvers.projection.ddrm import DDRM
 from ipsolve.solvers.projection.dds import DDS
 from ipsolve.solvers.projection.ilvr import ILVR
@@ -105,7 +107,7 @@ def test_a_spacing_is_that_of_the_levels_alone(name: str, spacing: Spacing) -> N
     assert not torch.equal(told, answer(linear()))
 
 
-@pytest.mark.parametrize("name", ["dps", "dpps", "mcg", "dsg", "mpgd", "dmps", "ilvr"])
+@pytest.mark.parametrize("name", ["dps", "dpps", "mcg", "dsg", "mpgd", "dmps", "ilvr", "dcdp", "diffpir"])
 def test_clipping_is_that_of_the_prior(name: str) -> None:
     """A prior that clips its answers itself, gradient and all, gives the same; this one's are far outside [-1, 1]."""
     clips = replace(small(name), clip_denoised=True)  # type: ignore[type-var]
@@ -114,11 +116,26 @@ def test_clipping_is_that_of_the_prior(name: str) -> None:
     assert not torch.allclose(told, solved(small(name), SR, pixel(std=2.0)), atol=0.01)
 
 
-@pytest.mark.parametrize("name", ["dsg", "mpgd"])
+@pytest.mark.parametrize("name", ["dsg", "mpgd", "dcdp", "diffpir"])
 def test_latents_are_not_clipped(name: str) -> None:
     solver = parse_solver({"solver": name, "clip_denoised": True})
     with pytest.raises(RequestError, match=f"^solver {name} needs a pixel prior"):
         solver.check(parse_task(SR), frozenset({"latent"}))
+
+
+SDE_CURRENT = ScoreSDE(1, corrector_steps=0, measurement_level="current")
+
+
+@pytest.mark.parametrize(
+    "solver", [ILVR(1, reference_level="current"), MCG(1, measurement_level="current"), SDE_CURRENT]
+)
+def test_a_measurement_may_keep_the_noise_of_the_level_before(solver: Solver) -> None:
+    """Of one step to the clean image: A x is alpha_t y + sigma_t A n in place of y, n the third draw."""
+    problem, drawn = posed(NOISELESS, pixel(), 2).problem, posed(NOISELESS, pixel(), 2).problem
+    n, t = [drawn.noise() for _ in range(3)][-1], problem.prior.schedule.levels(1)[0]
+    a = problem.linear_operator.forward
+    expected = t.alpha * problem.y + t.sigma * a(n)
+    torch.testing.assert_close(a(one_sample(solver, problem)), expected, rtol=0, atol=1e-9)
 
 
 def test_ilvr_frees_one_step_more_than_range_t() -> None:
@@ -172,6 +189,26 @@ def test_ddrm_strict_ends_on_the_estimate(steps: int) -> None:
 def test_ddrm_strict_is_no_other_method_where_there_is_noise() -> None:
     ends = [solved(DDRM(num_steps=6, strict=strict), SR, pixel()) for strict in (False, True)]
     torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_ddrm_unit_start_begins_with_the_first_state_over_its_noise() -> None:
+    seen = {unit: Seen(pixel()) for unit in (False, True)}
+    for unit, prior in seen.items():
+        solved(DDRM(num_steps=3, unit_start=unit), SR, prior)
+    (x, t), (over, _) = seen[False].asked[0], seen[True].asked[0]
+    assert t.sigma < 0.999
+    torch.testing.assert_close(over * t.sigma, x, rtol=0, atol=1e-12)
+
+
+def test_daps_ode_may_end_in_a_state() -> None:
+    """Langevin steps of no length leave what the ODE of the only level ended with: one Euler step to ode_sigma_min."""
+    seen = Seen(pixel(Edm()))
+    still = {"num_steps": 1, "sigma_max": 5.0, "ode_steps": 1, "langevin_steps": 1, "lr": 1e-30, "limit_lr": False}
+    end = solved(DAPS(**still, ode_sigma_min=0.5, ode_end="state"), SR, seen)
+    x, t = seen.asked[0]
+    x_0 = seen.prior.denoise(x, t)
+    torch.testing.assert_close(end, x_0 + 0.5 / 5.0 * (x - x_0), rtol=0, atol=1e-9)
+    torch.testing.assert_close(solved(DAPS(**still, ode_sigma_min=0.5), SR, seen), x_0, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("latent", [False, True])

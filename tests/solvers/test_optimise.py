@@ -38,6 +38,18 @@ def test_each_image_is_optimised_as_if_alone_and_stops_by_itself() -> None:
     assert len(set(stops)) == 3, "the case must have images that stop at different times"
 
 
+def test_an_image_may_leave_as_it_was_before_the_step() -> None:
+    """What is returned then meets the threshold itself; it is what one step fewer gives."""
+    out = adamw(objective_of, START, lr=0.05, max_iterations=60, threshold=1e-3, stop_before=True)
+    steps = [reference(row, 60, 1e-3)[1] for row in range(3)]
+    stopped = [row for row in range(3) if steps[row] < 60]
+    assert stopped == [0, 2]
+    for row in stopped:
+        torch.testing.assert_close(out[row], reference(row, steps[row] - 1, 0.0)[0], rtol=0, atol=1e-12)
+        assert objective_of(torch.tensor([row]))(out[[row]]) < 1e-3
+    torch.testing.assert_close(out[1], reference(1, 60, 0.0)[0], rtol=0, atol=1e-12)
+
+
 def test_finished_images_cost_nothing_more() -> None:
     seen = [0, 0, 0]
 

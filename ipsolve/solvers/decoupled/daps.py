@@ -15,6 +15,10 @@ heuristic, exact for a flat prior only. Latent priors (LatentDAPS): step 2 moves
 With ``momentum`` m above 0, step 2 is the Hamiltonian form of the code, without accept step: for the score g of the
 target, v <- m v + sqrt(lr) g + sqrt(2 (1 - m)) noise, x <- x + sqrt(lr) v from v ~ N(0, I); m = 0 is Langevin.
 
+The ODE of the code does not end with an estimate of x_0 but in the state at ``ode_sigma_min``, reached by as many calls
+(``ode_end``). The code leaves the last node of its levels out: N steps there are N here whose sigma_min is the last but
+one of N + 1 nodes. Its lr falls over N + 1.
+
 The last level returns its x_0. Not followed: an early version of the code returned m there, and the code maps noise
 levels of latent priors to times by another schedule than they were trained with.
 """
@@ -24,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -35,12 +40,14 @@ from ipsolve.citation import Citation
 from ipsolve.conventions import per_image, squared_norm
 from ipsolve.operators.base import SpectralOperator
 from ipsolve.operators.tasks import Task
+from ipsolve.priors.base import Prior
+from ipsolve.priors.schedules import Level
 from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
 from ipsolve.solvers.steps.annealing import levels_between
-from ipsolve.solvers.steps.diffusion import gradient, initial_state, probability_flow
+from ipsolve.solvers.steps.diffusion import ddim_step, gradient, initial_state, noise_in, probability_flow
 
 _LATENT = {"num_steps": 50, "sigma_max": 10.0, "ode_steps": 2, "ode_sigma_min": 0.001, "gradient_clip": 1.0}
 
@@ -59,6 +66,8 @@ class DAPS(Solver):
         num_steps: annealing levels, spaced as in EDM with ``rho`` between sigma_max and sigma_min in sigma_t / alpha_t
             (clipped to what the prior was trained on).
         ode_steps, ode_sigma_min: denoiser calls of step 1, spaced alike from s_t down to ode_sigma_min.
+        ode_end: what step 1 hands on: the ``estimate`` of x_0 at the last of these levels, or the ``state`` at
+            ode_sigma_min after as many Euler steps, as in the authors' code.
         langevin_steps: of step 2, per level.
         lr: their step size. It falls linearly over the levels towards lr_min_ratio * lr.
         tau: the std of the measurement noise assumed in step 2; null is the true noise_std, which must not be 0 then.
@@ -98,6 +107,7 @@ class DAPS(Solver):
     rho: Annotated[float, Field(gt=0)] = 7.0
     ode_steps: Annotated[int, Field(ge=1)] = 5
     ode_sigma_min: Annotated[float, Field(gt=0)] = 0.01
+    ode_end: Literal["estimate", "state"] = "estimate"
     langevin_steps: Annotated[int, Field(ge=1)] = 100
     lr: Annotated[float, Field(gt=0)] = 5e-5
     lr_min_ratio: Annotated[float, Field(gt=0, le=1)] = 0.01
@@ -125,14 +135,24 @@ class DAPS(Solver):
         levels = levels_between(prior.schedule, self.num_steps, self.sigma_max, self.sigma_min, self.rho)
         x = initial_state(problem, levels[0])
         for step, t in enumerate(levels):
-            ode = levels_between(prior.schedule, self.ode_steps, t.ratio, self.ode_sigma_min, self.rho)
-            mean = probability_flow(prior, x, ode)
+            mean = self._ode(prior, x, t)
             lr = self.lr * (1 + step / self.num_steps * (self.lr_min_ratio - 1))
             x_0 = self._posterior_sample(problem, mean, t.ratio, lr)
             if step + 1 < len(levels):
                 s = levels[step + 1]
                 x = s.alpha * x_0 + s.sigma * problem.noise()
         return prior.decode(x_0)
+
+    def _ode(self, prior: Prior, x: Tensor, t: Level) -> Tensor:
+        """Return the end of the probability-flow ODE from x_t, in the units of x_0."""
+        nodes = self.ode_steps + (self.ode_end == "state")
+        levels = levels_between(prior.schedule, nodes, t.ratio, self.ode_sigma_min, self.rho)
+        if self.ode_end == "estimate":
+            return probability_flow(prior, x, levels)
+        for now, after in pairwise(levels):
+            x_0 = prior.denoise(x, now)
+            x = ddim_step(x_0, noise_in(x, x_0, now), now, after)
+        return x / levels[-1].alpha
 
     def _posterior_sample(self, problem: Problem, mean: Tensor, width: float, lr: float) -> Tensor:
         """Return x_0 ~ N(mean, width^2 I) p(y | x_0), approximately."""

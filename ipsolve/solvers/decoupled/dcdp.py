@@ -15,6 +15,9 @@ fitted through A(D(z)), and E(D(z)) is purified.
 
 ``lr`` is the step on the sum of squares. The paper's and the code's is that on their mean over the m measured values:
 lr = theirs / m, which does not change with the size of the image; the presets are theirs at 256 x 256.
+
+Departures of the authors' code: it clips the estimates of DDIM (``clip_denoised``), whose times it spaces evenly down
+to the first of the grid (``ddim_spacing``). One that is not followed: it purifies at that time where T_k = 0.
 """
 
 from __future__ import annotations
@@ -55,6 +58,9 @@ class DCDP(Solver):
             stable for lr < (1 + momentum) / ||A||^2. The momentum starts afresh in each phase.
         start_time, end_time: T_1 and T_K.
         ddim_steps: denoiser calls of a purification (no more than T_k).
+        ddim_spacing: of n times up to T_k: ``trailing``, T_k (1 - i / n), or ``linspace``, even from T_k to the
+            cleanest, as in the authors' code.
+        clip_denoised: clip estimates to [-1, 1] as the authors' code does; for pixel priors of images.
         space: where data are fitted. A pixel fit starts at 0, a latent one at N(0, I).
     """
 
@@ -84,6 +90,8 @@ class DCDP(Solver):
     start_time: Annotated[int, Field(ge=0, le=_GRID)] = 400
     end_time: Annotated[int, Field(ge=0, le=_GRID)] = 0
     ddim_steps: Annotated[int, Field(ge=1)] = 20
+    ddim_spacing: Literal["trailing", "linspace"] = "trailing"
+    clip_denoised: bool = False
     space: Literal["pixel", "latent"] = "pixel"
 
     def cost(self, traits: Traits) -> Cost:
@@ -95,7 +103,8 @@ class DCDP(Solver):
         return Cost(denoiser=calls, decoder=fitted + purified + last, decoder_backward=fitted, encoder=purified)
 
     def needs(self) -> Traits:
-        return super().needs() | ({"latent"} if self.space == "latent" else set())
+        wanted = ({"latent"} if self.space == "latent" else set()) | ({"pixel"} if self.clip_denoised else set())
+        return super().needs() | wanted
 
     def check(self, task: Task, prior: Traits) -> None:
         if self.space == "latent" and "latent" not in prior:
@@ -109,10 +118,10 @@ class DCDP(Solver):
             x = self._fit(problem, x)
             if time == 0:
                 continue
-            count = min(self.ddim_steps, time)
-            levels = [prior.schedule.thousandth(time - time * i // count) for i in range(count)]
+            levels = [prior.schedule.thousandth(index) for index in self._ddim_times(time)]
             z = prior.encode(prior.decode(x) if latent else x)
-            z = probability_flow(prior, levels[0].alpha * z + levels[0].sigma * problem.noise(), levels)
+            z = levels[0].alpha * z + levels[0].sigma * problem.noise()
+            z = probability_flow(prior, z, levels, self.clip_denoised)
             x = z if latent else prior.decode(z)
         return prior.decode(x) if latent else x
 
@@ -120,6 +129,13 @@ class DCDP(Solver):
         """Return T_1 ... T_K."""
         last = max(self.num_steps - 1, 1)
         return [int(self.start_time + (self.end_time - self.start_time) * k / last) for k in range(self.num_steps)]
+
+    def _ddim_times(self, time: int) -> list[int]:
+        """Return the times of a purification from T_k = ``time``, noisiest first."""
+        count = min(self.ddim_steps, time)
+        if self.ddim_spacing == "linspace" and count > 1:
+            return [1 + round(i * (time - 1) / (count - 1)) for i in reversed(range(count))]
+        return [time - time * i // count for i in range(count)]
 
     def _fit(self, problem: Problem, x: Tensor) -> Tensor:
         """Return x after SGD on ||A(x) - y||^2, x a latent if the fit is in latent space."""

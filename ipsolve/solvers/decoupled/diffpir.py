@@ -12,8 +12,10 @@ Latent priors: the proximal step is taken on D(z_0) and its result encoded.
 
 Departures of the authors' code. Its rho_t holds sigma_n of images in [0, 1] beside s_t of images in [-1, 1], so that
 its lambda = 1 is 0.25 here, where both are in units of [-1, 1] (the ``official`` presets; the floor of sigma_n, 0.001,
-becomes 0.002 likewise). Its last step takes no proximal step. Its first-order step for operators without closed form
-has length 1 / rho_t, which diverges where rho_t is small; here it is bounded by the curvature.
+becomes 0.002 likewise). It clips estimates to [-1, 1] (``clip_denoised``), and its answer is the state at the cleanest
+level of its grid, without another estimate (``answer``). Not followed: it starts from y as if that were an image with
+its noise, where ``start`` pinv adds all of sigma_T; and its first-order step for operators without closed form has
+length 1 / rho_t, which diverges where rho_t is small, and is bounded by the curvature here.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from ipsolve.problem import Problem
 from ipsolve.requests.errors import RequestError
 from ipsolve.requests.traits import Traits
 from ipsolve.solvers.base import SOLVERS, Cost, Solver
-from ipsolve.solvers.steps.diffusion import initial_state, noise_in
+from ipsolve.solvers.steps.diffusion import clipped, initial_state, noise_in
 from ipsolve.solvers.steps.proximal import data_prox
 
 _OFFICIAL = {"lambda_": 0.25, "min_noise_std": 0.002, "start": "pinv", "skip": "quadratic"}
@@ -54,6 +56,9 @@ class DiffPIR(Solver):
             noise_std^2; linear operators only).
         skip: ``uniform``, the steps of the schedule, or ``quadratic``: the i-th of n on its 1000-step grid is
             1000 sqrt(i / (n - 1)), sparse at high noise and dense at low noise.
+        clip_denoised: clip estimates to [-1, 1] before the proximal step as the authors' code does; for pixel priors.
+        answer: the consistent ``estimate`` of the last step, or the ``state`` at the level that it leads to, as in the
+            authors' code; its quadratic grid has the cleanest level at its end, where no step begins.
         prox_iterations, prox_lr: gradient steps that stand for the proximal step of a non-linear A, each of length
             prox_lr / (1 + rho_t): stable up to 1 where the Jacobian of A has norm 1. Linear operators need none.
     """
@@ -81,6 +86,8 @@ class DiffPIR(Solver):
     min_noise_std: Annotated[float, Field(ge=0)] = 0.001
     start: Literal["noise", "pinv"] = "noise"
     skip: Literal["uniform", "quadratic"] = "uniform"
+    clip_denoised: bool = False
+    answer: Literal["estimate", "state"] = "estimate"
     prox_iterations: Annotated[int, Field(ge=1)] = 20
     prox_lr: Annotated[float, Field(gt=0)] = 1.0
 
@@ -91,13 +98,14 @@ class DiffPIR(Solver):
         )
 
     def cost(self, traits: Traits) -> Cost:
-        calls = self.num_steps if self.skip == "uniform" else len(self._quadratic())
+        calls = self.num_steps if self.skip == "uniform" else len(self._quadratic()) - (self.answer == "state")
         if "latent" not in traits:
             return Cost(denoiser=calls)
-        return Cost(denoiser=calls, decoder=calls, encoder=calls + (self.start == "pinv"))
+        return Cost(denoiser=calls, decoder=calls + (self.answer == "state"), encoder=calls + (self.start == "pinv"))
 
     def needs(self) -> Traits:
-        return super().needs() | ({"linear"} if self.start == "pinv" else set())
+        wanted = ({"linear"} if self.start == "pinv" else set()) | ({"pixel"} if self.clip_denoised else set())
+        return super().needs() | wanted
 
     def check(self, task: Task, prior: Traits) -> None:
         if self.start == "pinv" and not task.operator.linear:
@@ -117,18 +125,19 @@ class DiffPIR(Solver):
         image = x  # replaced in the first step
         for t, s in pairwise(levels):
             rho = self.lambda_ * (sigma_n / t.ratio) ** 2
-            image = prior.decode(prior.denoise(x, t))
+            image = prior.decode(clipped(prior.denoise(x, t), self.clip_denoised))
             image = data_prox(problem, image, rho, iterations=self.prox_iterations, lr=self.prox_lr)
             x_0 = prior.encode(image)
             eps = noise_in(x, x_0, t)
             fresh = problem.noise()
             x = s.alpha * x_0 + s.sigma * (math.sqrt(1 - self.zeta) * eps + math.sqrt(self.zeta) * fresh)
-        return image
+        return image if self.answer == "estimate" else prior.decode(x)
 
     def _levels(self, schedule: Schedule) -> list[Level]:
         if self.skip == "uniform":
             return schedule.levels(self.num_steps, self.timestep_spacing)
-        return [*(schedule.thousandth(1000 - i) for i in self._quadratic()), schedule.levels(1)[-1]]
+        levels = [schedule.thousandth(1000 - i) for i in self._quadratic()]
+        return levels if self.answer == "state" else [*levels, schedule.levels(1)[-1]]
 
     def _quadratic(self) -> list[int]:
         """Return the steps of the quadratic grid, counted from noise, those that fall on one entry once."""

@@ -9,13 +9,15 @@ It is made for noiseless measurements: the projection replaces what A sees of th
 amplified where singular values are small. Noisy tasks are not refused, so that this can be measured.
 
 A^+ is A^T for operators with orthonormal rows, the case of the paper. Its weight W is the identity here, as for its
-inpainting and colourisation. The norm is not squared, as in the authors' code. Departures of that code that are not
-followed: it projects onto y at the noise of level t where the state is already at s, and takes norms over the batch.
+inpainting and colourisation. The norm is not squared, as in the authors' code. The code projects onto y at the noise of
+level t where the state is already at s (``measurement_level``). A departure of it that is not followed: norms over the
+batch.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -39,6 +41,8 @@ class MCG(Solver):
         zeta: step size of the gradient (alpha in the paper). Only its part in the null space of A outlives the
             projection.
         eta: 1 for the DDPM steps of the paper, 0 for DDIM.
+        measurement_level: the noise of y_s: that of the ``next`` level s, or of the ``current`` one, t, as in the
+            authors' code.
         clip_denoised: clip x_0 to [-1, 1] as the authors' code does; for priors of images.
     """
 
@@ -57,6 +61,7 @@ class MCG(Solver):
     timestep_spacing: Spacing | None = None
     zeta: Annotated[float, Field(ge=0)] = 1.0
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0
+    measurement_level: Literal["next", "current"] = "next"
     clip_denoised: bool = False
 
     def cost(self, traits: Traits) -> Cost:
@@ -64,9 +69,11 @@ class MCG(Solver):
 
     def solve(self, problem: Problem) -> Tensor:
         operator = problem.linear_operator
+        levels = problem.prior.schedule.levels(self.num_steps, self.timestep_spacing)
+        level_of = {s: t if self.measurement_level == "current" else s for t, s in pairwise(levels)}
 
         def project(x: Tensor, s: Level) -> Tensor:
-            return replace_measured(operator, problem, x, s, problem.noise())
+            return replace_measured(operator, problem, x, level_of[s], problem.noise())
 
         return guided_sampling(
             problem,

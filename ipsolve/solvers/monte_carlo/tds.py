@@ -12,7 +12,9 @@ likelihood itself, so that the weights are exact for any p~ and any number of st
 likelihood has no density, the last twisting function stands for it. x_0 = D(z_0) for latent priors.
 
 Departures of the authors' code: sigma_y^2 is part of the variance (its tasks are noiseless); images are not clipped;
-the inpainting form, which writes y into the last state, is left out.
+the inpainting form, which writes y into the last state, is left out. It shifts x_0, which moves the mean of x_s by the
+gradient times alpha_s / alpha_t and the variance of q(x_t | x_s), where Algorithm 1 has v, the smaller variance of the
+step; weights account for the proposal, and are exact with either.
 """
 
 from __future__ import annotations

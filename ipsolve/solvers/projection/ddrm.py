@@ -14,7 +14,8 @@ blur, ``truncation`` of that operator, and below 1e-3 of dense matrices.)
 
 The authors' code has > for >= : where r s_i = sigma_y it treats a direction as one with s_i = 0. That happens in one
 place, the step to the clean image, r = 0, without noise: the paper's answer is then y / s_i where A sees, the code's is
-x_0, which does not meet the measurement (``strict``).
+x_0, which does not meet the measurement (``strict``). It also starts from the first state over sigma_T: on a schedule
+whose noisiest level is not pure noise, of more noise than that level has (``unit_start``).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class DDRM(Solver):
         eta_b: weight of y in directions that it measures better.
         eta_c: share of fresh noise in directions that A does not see; null is ``eta``.
         strict: > instead of >=, as in the authors' code (above); it changes noiseless results alone.
+        unit_start: divide the first state by sigma_T, as in the authors' code (above).
     """
 
     name: ClassVar[str] = "ddrm"
@@ -69,6 +71,7 @@ class DDRM(Solver):
     eta_b: Share = 1.0
     eta_c: Share | None = None
     strict: bool = False
+    unit_start: bool = False
 
     def cost(self, traits: Traits) -> Cost:
         return Cost(denoiser=self.num_steps)
@@ -77,6 +80,7 @@ class DDRM(Solver):
         operator, prior = problem.spectral_operator, problem.prior
         levels = prior.schedule.levels(self.num_steps, self.timestep_spacing)
         x = self._start(operator, problem, initial_state(problem, levels[0]), levels[0])
+        x = x / levels[0].sigma if self.unit_start else x
         for t, s in pairwise(levels):
             x_0 = prior.denoise(x, t)
             noise = problem.noise()

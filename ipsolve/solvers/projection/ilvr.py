@@ -10,16 +10,15 @@ The paper's phi, a downsampling followed by an upsampling, is A^+ A for any line
 then phi(y_s) = A^+ (alpha_s y + sigma_s A n) and the update is that of Score-SDE, which has the same step and adds
 Langevin corrections. The noise of y is copied into the image.
 
-Departure of the authors' code that is not followed: it noises the reference to level t, one step above the x_s it is
-put into. The rest is in the fields: it clips x_0, spaces the times evenly and, with ``range_t`` 0, leaves the last step
-free.
+Departures of the authors' code are in the fields: it noises the reference to level t, one step above the x_s it is put
+into, clips x_0, spaces the times evenly and, with ``range_t`` 0, leaves the last step free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -42,6 +41,8 @@ class ILVR(Solver):
         range_t: steps are counted down to 0, the last, and those up to ``range_t`` are without conditioning, as in the
             authors' code: in ``range_t`` + 1 steps the prior is free to alter what A measures. Null conditions every
             step, which is Algorithm 1.
+        reference_level: the noise of y_s: that of the ``next`` level s, as in Algorithm 1, or of t, the ``current``
+            one, as in the authors' code.
         clip_denoised: clip x_0 to [-1, 1], the range of images.
         signal_std: assumed std of image values; damps A^+ by (noise_std / signal_std)^2. Null is the exact A^+.
     """
@@ -58,12 +59,19 @@ class ILVR(Solver):
     requires: ClassVar[Traits] = frozenset({"linear", "pixel"})
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "official": {"num_steps": 100, "timestep_spacing": "linspace", "range_t": 20, "clip_denoised": True},
+        "official": {
+            "num_steps": 100,
+            "timestep_spacing": "linspace",
+            "range_t": 20,
+            "reference_level": "current",
+            "clip_denoised": True,
+        },
     }
 
     num_steps: Annotated[int, Field(ge=1)] = 100
     timestep_spacing: Spacing | None = None
     range_t: Annotated[int, Field(ge=0)] | None = None
+    reference_level: Literal["next", "current"] = "next"
     clip_denoised: bool = False
     signal_std: Annotated[float, Field(gt=0)] | None = None
 
@@ -78,5 +86,6 @@ class ILVR(Solver):
             x_0 = clipped(prior.denoise(x, t), self.clip_denoised)
             x = ddim_step(x_0, noise_in(x, x_0, t), t, s, eta=1.0, noise=problem.noise())
             if self.range_t is None or self.num_steps - 1 - step > self.range_t:
-                x = replace_measured(operator, problem, x, s, problem.noise(), signal_std=self.signal_std)
+                level = s if self.reference_level == "next" else t
+                x = replace_measured(operator, problem, x, level, problem.noise(), signal_std=self.signal_std)
         return x

@@ -15,8 +15,10 @@ is 2011.13456's for variance exploding and, between neighbouring times, variance
 the predictor of its level.
 
 The method is made for noiseless measurements: the noise of y ends up in the image, amplified by 1 / s_i where A^+ is
-exact. Departure of the authors' code that is not followed: its norms are averaged over the batch, here each image has
-its own step size.
+exact. The authors' code gives the state at s a measurement with the noise of t (``measurement_level``). Departures of
+it that are not followed: it starts with y itself in the measured part, replaces that once after all corrector steps of
+a level, and where there are none too, hands back the mean of its last step, and averages norms over the batch, where
+here each image has its own step size.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ class ScoreSDE(Solver):
         snr: r, the signal-to-noise ratio of a Langevin step.
         predictor_noise: the std of the predictor's noise, that of q(x_s | x_t, x_0), ``posterior``, or of q(x_t | x_s),
             ``forward``, which is the code's for variance preserving priors.
+        measurement_level: the noise of y_s after a predictor step: that of the ``next`` level s, or of t, the
+            ``current`` one, as in the authors' code.
         measurement_weight: lambda of 2111.08005, between 0 (unconditional) and 1 (exact consistency with y_s).
         signal_std: assumed std of image values; damps A^+ by (noise_std / signal_std)^2. Null is the exact A^+.
     """
@@ -77,6 +81,7 @@ class ScoreSDE(Solver):
     corrector_steps: Annotated[int, Field(ge=0)] = 1
     snr: Annotated[float, Field(gt=0)] = 0.16
     predictor_noise: Literal["posterior", "forward"] = "posterior"
+    measurement_level: Literal["next", "current"] = "next"
     measurement_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
     signal_std: Annotated[float, Field(gt=0)] | None = None
 
@@ -95,7 +100,8 @@ class ScoreSDE(Solver):
         for t, s in pairwise(levels):
             for _ in range(self.corrector_steps):
                 x = replaced(self._corrected(prior, x, t, s, problem.noise()), t)
-            x = replaced(self._predicted(prior, x, t, s, problem.noise(), last=s is levels[-1]), s)
+            x = self._predicted(prior, x, t, s, problem.noise(), last=s is levels[-1])
+            x = replaced(x, s if self.measurement_level == "next" else t)
         return x
 
     def _levels(self, schedule: Schedule) -> list[Level]:

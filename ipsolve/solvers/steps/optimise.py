@@ -22,6 +22,7 @@ def adamw(
     weight_decay: float = 0.01,
     patience: int | None = None,
     proximity: float = 0.0,
+    stop_before: bool = False,
 ) -> Tensor:
     """Minimise each image's objective with AdamW (Loshchilov & Hutter 2019) until that image is done.
 
@@ -34,6 +35,7 @@ def adamw(
         start: (B, ...).
         threshold: one for all images, or one each, (B,).
         proximity: weight of ||x - start||^2, which is minimised with the objective but does not count for the stop.
+        stop_before: an image that is done leaves as it was before the step.
 
     Returns:
         The last iterates, (B, ...).
@@ -53,6 +55,7 @@ def adamw(
             loss = objective(point)
             total = loss.sum() + proximity * (point - start[rows]).square().sum() if proximity > 0 else loss.sum()
             point.grad = torch.autograd.grad(total, point)[0]
+        before = point.detach().clone() if stop_before else None
         optimiser.step()
         loss = loss.detach()
         done = loss < (threshold[rows] if isinstance(threshold, Tensor) else threshold)
@@ -62,7 +65,7 @@ def adamw(
                 done |= loss > history.pop(0)
         if not bool(done.any()):
             continue
-        result[rows[done]] = point.detach()[done]
+        result[rows[done]] = (point.detach() if before is None else before)[done]
         keep = ~done
         rows = rows[keep]
         if len(rows) == 0:
