@@ -11,6 +11,8 @@ sparsification.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -80,8 +82,8 @@ def crps(samples: Tensor, x: Tensor) -> Tensor:
 def energy_score(samples: Tensor, x: Tensor) -> Tensor:
     """Return the fair energy score with the root mean square as norm, (B,): the CRPS of whole images."""
     count, flat = samples.shape[1], samples.flatten(2)
-    scale = flat.shape[2] ** 0.5
-    error = (flat - x.flatten(1).unsqueeze(1)).norm(dim=2).mean(1)
+    scale = math.sqrt(flat.shape[2])
+    error: Tensor = (flat - x.flatten(1).unsqueeze(1)).norm(dim=2).mean(1)
     pairs = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2)) / 2
     return (error - pairs / (count * (count - 1))) / scale
 
